@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.fair_queue import IN_A_ROW_MAX, FairQueue
+from pyncette.controller.fair_queue import URGENT_IN_A_ROW_MAX, FairQueue
 
 
 def queue_of(*keys):
@@ -74,8 +74,8 @@ def test_within_a_namespace_a_flood_of_urgent_keys_does_not_starve_the_oldest_of
 
     taken = all_of(queue)
 
-    assert taken.index("condition") == IN_A_ROW_MAX
-    assert taken.index("rest") == 2 * IN_A_ROW_MAX + 1
+    assert taken.index("condition") == URGENT_IN_A_ROW_MAX
+    assert taken.index("rest") == 2 * URGENT_IN_A_ROW_MAX + 1
 
 
 def test_a_key_that_waits_keeps_its_place():

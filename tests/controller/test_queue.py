@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.fair_queue import IN_A_ROW_MAX
+from pyncette.controller.fair_queue import URGENT_IN_A_ROW_MAX
 from pyncette.controller.intervals import RETRIES
 from pyncette.controller.reconcile.queue import Queue, Urgency
 from tests.simulation.loop import SECOND, SimulatedLoop
@@ -253,7 +253,7 @@ def test_a_resync_is_not_starved_by_a_flood_of_new_things(bench):
 
     bench.run_until(2)
 
-    assert bench.keys.index("old") == IN_A_ROW_MAX
+    assert bench.keys.index("old") == URGENT_IN_A_ROW_MAX
 
 
 def test_a_flood_in_one_namespace_delays_an_edit_in_another_by_one_pass(bench):

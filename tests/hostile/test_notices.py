@@ -7,7 +7,7 @@ from pyncette.controller.reconcile.removal_notice import (
     PAGE,
     SCANNED,
     load_notices,
-    noticed_namespaces,
+    namespaces_with_notices,
 )
 from pyncette.core.record import Key, inert_record
 from pyncette.core.spec import Spec
@@ -29,7 +29,7 @@ class Endless:
 
 
 async def test_a_database_that_shows_notices_without_end_does_not_hold_the_sweep():
-    assert len(await noticed_namespaces(Endless(), "east")) == NAMESPACES_MAX
+    assert len(await namespaces_with_notices(Endless(), "east")) == NAMESPACES_MAX
 
 
 @pytest.mark.parametrize("deleted", [set(), {"task-0007", "task-0500", "never-listed"}])

@@ -13,7 +13,7 @@ from pyncette.controller.reconcile.removal_notice import (
     Notice,
     clusters_with_notices,
     load_notices,
-    noticed_namespaces,
+    namespaces_with_notices,
 )
 from pyncette.controller.settings import DEFAULT_FILE, load_settings
 from pyncette.store.backend import Backend
@@ -92,7 +92,7 @@ async def _held_on(store: Store, backend: Backend, selection: Selection) -> list
     found: list[Held] = []
     for cluster in clusters:
         if selection.namespace is None:
-            namespaces = await noticed_namespaces(store, cluster)
+            namespaces = await namespaces_with_notices(store, cluster)
         else:
             namespaces = {selection.namespace}
         for namespace, notice in (await load_notices(store, cluster, namespaces)).items():

@@ -1,4 +1,4 @@
-"""Decides which deleted tasks are stopped in the backend, and holds back more than is credible at once."""
+"""Decides which deleted tasks are stopped in the backend. It holds back implausibly many deletions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from pyncette.controller.cluster.api import ObjectName
 
 WINDOW_SECONDS: Final = 3600.0
-"""Removals of the last hour count together: a mistake is made in one go, or by a tool that goes on for a while."""
+"""Removals within this time count together: a mistake happens at once, or by a tool that runs for a while."""
 
 
 class Verdict(NamedTuple):
@@ -25,8 +25,8 @@ class Guard:
 
     A namespace may lose *share* percent of its tasks within an hour, or *least* of them. Above that, all of its deleted
     tasks are held back until a person confirms their number. All namespaces together may lose *share* percent of the tasks
-    of the backend, or *least*. If they lose more, only those are held back that exceed an equal part of that: a few
-    deletions in one namespace go on, whatever happens in the others.
+    of the backend, or *least*. If they lose more, only namespaces that exceed an equal part of that are held back. So a few
+    deletions in one namespace are never held back by deletions in others.
     """
 
     def __init__(self, share: int, least: int) -> None:
@@ -39,8 +39,8 @@ class Guard:
         """
         Decide about all that are *gone*; *mirrored* counts the tasks of each namespace on the backend; *now* in seconds.
 
-        Tasks that are stopped already are not among *gone*. Neither are those that are proven to be deleted on purpose,
-        which are no reason to doubt the next ones.
+        *gone* has no stopped tasks. It also has no tasks whose intended deletion is proved: these are no reason to doubt
+        further deletions.
         """
         self._drop_old(now)
         names: defaultdict[str, list[ObjectName]] = defaultdict(list)
@@ -66,7 +66,7 @@ class Guard:
             self._stopped_at.setdefault(name.namespace, deque()).append(now)
 
     def _allowed(self, tasks: int) -> int:
-        """Return how many of so many *tasks* may be removed within an hour."""
+        """Return how many of *tasks*, a number, may be removed within an hour."""
         return max(self._least, tasks * self._share // 100)
 
     def _drop_old(self, now: float) -> None:
@@ -79,9 +79,9 @@ class Guard:
 
 def _equal_part(demands: Collection[int], total: int) -> float:
     """
-    Return how much each of *demands* may have, so that all together have *total* at most.
+    Return the maximum that each of *demands* may have, so that all together have at most *total*.
 
-    Those that demand less than an equal part leave the rest to the others.
+    A smaller demand leaves the rest of its part to the others.
     """
     left: float = total
     for number, demand in enumerate(sorted(demands)):

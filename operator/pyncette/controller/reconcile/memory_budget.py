@@ -1,4 +1,4 @@
-"""Bounds the memory that the records of a backend take, so that no database and no namespace stops the operator."""
+"""Bounds the memory for the records of a backend, so that no database and no namespace can exhaust it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pyncette.core.record import Partition, Record
 MEBIBYTE: Final = 1024 * 1024
 
 RECORD_BYTES: Final = 2048
-"""What a record takes by itself: its key, its numbers, and its places in the tables of the cache."""
+"""Estimated size of a record without its texts: the key, the numbers, and the entries in the cache."""
 
 PARTITION_BYTES: Final = 512
-"""What a partition takes, apart from its names."""
+"""Estimated size of a partition without its names."""
 
 TEXT_FACTOR: Final = 4
-"""How much more a decoded text takes than the JSON that it was: small numbers and short strings are objects of their own."""
+"""Estimated ratio of decoded values to their JSON: small numbers and short strings become objects."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -29,27 +29,27 @@ class MemoryLimits(NamedTuple):
     """The largest estimated size of cached records, in bytes."""
 
     namespace: int = 64 * MEBIBYTE
-    """Of those of one namespace on one backend."""
+    """Limit for the records of one namespace on one backend."""
     backend: int = 192 * MEBIBYTE
-    """Of those of one backend."""
+    """Limit for all records of one backend."""
 
 
 DEFAULT_LIMITS: Final = MemoryLimits()
 
 
 class MemoryBudget:
-    """The memory for the records of one backend, by namespace. The sizes are estimates."""
+    """The memory for the records of one backend, by namespace. Sizes are estimates, in bytes."""
 
     def __init__(self, limits: MemoryLimits) -> None:
         self.limits = limits
         self._taken: dict[str, int] = {}
         self._preferred: frozenset[str] = frozenset()
-        """Namespaces whose memory no other one takes."""
+        """Namespaces whose memory is not available to others."""
         self._total = 0
         self._total_preferred = 0
 
     def scan(self, namespace: str | None, preferred: Collection[str]) -> ScanBudget:
-        """Return the budget for a scan of *namespace*, or for one of everything: then nothing is taken yet."""
+        """Return the budget for a scan of *namespace*. Without one, for a scan of everything, reset all usage."""
         if namespace is None:
             self._taken.clear()
         self._preferred = frozenset(preferred)
@@ -58,12 +58,12 @@ class MemoryBudget:
         return ScanBudget(self, namespace)
 
     def others(self, namespace: str) -> int:
-        """Return how much is taken by others, as far as *namespace* has to leave that to them."""
+        """Return the bytes taken by other namespaces that are not available to *namespace*."""
         total = self._total_preferred if namespace in self._preferred else self._total
         return total - self._taken.get(namespace, 0)
 
     def taken(self, namespace: str) -> int:
-        """Return how much *namespace* takes."""
+        """Return the bytes taken by *namespace*."""
         return self._taken.get(namespace, 0)
 
     def take(self, namespace: str, size: int) -> None:
@@ -80,8 +80,8 @@ class ScanBudget:
     """
     The memory for one scan of *namespace*, or of everything if it is None.
 
-    A namespace whose records do not fit is overfull: the rest of them is not read. Other namespaces may be scanned at the
-    same time. While it is scanned, a namespace takes what it took before, or what was read if that is more.
+    A namespace whose records exceed the limits is overfull, and the rest of its records is not read. Other namespaces may be
+    scanned at the same time. During its scan, a namespace takes the larger of its former size and the size read so far.
     """
 
     def __init__(self, budget: MemoryBudget, namespace: str | None) -> None:
@@ -102,22 +102,22 @@ class ScanBudget:
         return True
 
     def end(self) -> None:
-        """Record that nothing is held any more but what this scan has read."""
+        """Replace the sizes of the scanned namespaces by those that this scan has read."""
         for namespace, size in self._spent.items():
             self._budget.take(namespace, size)
 
 
 def size_of(record: Record) -> int:
-    """Return about how many bytes *record* takes in memory."""
+    """Return the estimated size of *record* in memory, in bytes."""
     args = len(record.spec.args)
     return RECORD_BYTES + args + TEXT_FACTOR * (len(_encode(record.spec)) - args + len(_encode(record.state)))
 
 
 def size_of_members(members: tuple[Member, ...]) -> int:
-    """Return about how many bytes *members* take in memory."""
+    """Return the estimated size of *members* in memory, in bytes."""
     return sum(RECORD_BYTES + TEXT_FACTOR * len(_encode(member)) for member in members)
 
 
 def size_of_partitions(partitions: list[Partition]) -> int:
-    """Return about how many bytes *partitions* take in memory."""
+    """Return the estimated size of *partitions* in memory, in bytes."""
     return sum(PARTITION_BYTES + len(partition.realm) + len(partition.handler) for partition in partitions)

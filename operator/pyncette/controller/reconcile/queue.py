@@ -43,18 +43,18 @@ class Urgency(IntEnum):
 
 class Queue(Generic[K]):
     """
-    The work queue of the reconcilers: namespaces take turns, and keys with something new come first.
+    The work queue of the reconcilers: namespaces take turns, and keys of changed objects come first.
 
-    The namespace of a key is the one of *namespace_of*.
+    *namespace_of* returns the namespace of a key.
 
-    A key says which object, never what happened to it: a pass reads the current state. So a key waits at most once, and a
+    A key names an object, and not an event: a pass reads the current state. So a key waits at most once, and a
     burst of changes costs at most one more pass than a single change. Bursts that outlast a pass are debounced by
     *quiet_seconds*. Memory grows with the number of distinct keys, which is the number of objects: the API server bounds
     that, and the operator holds the objects themselves, too.
 
-    A pass that fails is repeated with backoff. If it failed because a dependency is unavailable, by *dependency_of* its
-    error, the circuit breaker of that dependency parks its key. A key with something new waits for neither. A failure is
-    logged with the *message_of* its error, or with a traceback if there is none.
+    A pass that fails is repeated with backoff. If *dependency_of* returns an unavailable dependency for its error, the
+    circuit breaker of that dependency parks the key. The key of a changed object waits for neither. A failure is logged
+    with the result of *message_of* for its error, or with a traceback if that is None.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Queue(Generic[K]):
         self._waiting: FairQueue[K] = FairQueue()
         self._in_progress: set[K] = set()
         self._passes_of: Counter[str] = Counter()
-        """By namespace: how many passes are under way."""
+        """By namespace: the number of passes under way."""
         self._passes_max = 0
         self._once_more: dict[K, Urgency] = {}
         """Keys that were added during their pass."""

@@ -1,4 +1,4 @@
-"""Reads the records of tasks from a store, each with what runs beside it."""
+"""Reads the records of tasks from a store, each with its side runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ObservedRecord(NamedTuple):
     backend: str
     record: Record
     running: int = 0
-    """Runs under way beside the schedule."""
+    """Number of side runs under way."""
     requested: int = 0
-    """Requested runs that have no outcome yet, under way or not."""
+    """Number of requested runs without an outcome, under way or not."""
     late_since: Instant | None = None
-    """Since when its next occurrence waits for a worker; None if it does not."""
+    """Time since which its next occurrence waits for a worker; None if it does not wait."""
     strays: tuple[int, ...] = ()
     """Of a template: partitions beyond its count that hold instances. No worker polls them."""
 
@@ -40,9 +40,9 @@ async def scan_records(
     store: Store, partitions: Sequence[Partition], backend: str, now: Instant, task: str | None = None
 ) -> AsyncIterator[ObservedRecord]:
     """
-    Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
+    Yield the records of tasks in *partitions*, or of one *task*, with their side runs. Raises StoreError.
 
-    Instances are passed over, however many there are.
+    Instances are skipped without reading them one by one.
     """
     for partition in partitions:
         observed: ObservedRecord | None = None

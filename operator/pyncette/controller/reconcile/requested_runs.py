@@ -19,20 +19,20 @@ from pyncette.errors import StoreError
 from pyncette.resources.task_status import TaskStatus
 
 FOLLOW_SECONDS: Final = 0.5
-"""Between two reads of a task with a requested run, so that its end shows while people still watch."""
+"""Time between two reads of a task with a requested run, so that its end shows while a person still waits for it."""
 
 READS_MAX: Final = 32
-"""Tasks that are read in that time, namespaces in turn. Those of a namespace with many requested runs are read less often."""
+"""Maximum number of tasks that are read in that time. Namespaces take turns, so one with many requested runs waits longer."""
 
 FOLLOWED_SECONDS_MAX: Final = 600.0
-"""How long a task is read this often. The regular scan notices a run that takes longer, or that no worker claims."""
+"""How long a task is read this often. The regular scan finds the end of a longer run, or of one that no worker claims."""
 
 
 class RequestedRuns:
     """
-    The requested runs of all tasks that have no outcome yet, or one that the status does not report yet.
+    The requested runs of all tasks until the status reports their outcome.
 
-    *again* is called with each task whose turn it is to be read: its next pass reads it, by `refresh`.
+    *again* is called with each task whose turn has come. Its next pass reads it, by `refresh`.
     """
 
     def __init__(self, pools: Pools, mirrored: Mirrored, again: Callable[[ObjectName], None]) -> None:
@@ -66,9 +66,9 @@ class RequestedRuns:
         self,
         task: ObjectName,
         records: Sequence[ObservedRecord],
-        counts: Callable[[ObjectName, ObservedRecord], bool],
+        is_trusted: Callable[[ObjectName, ObservedRecord], bool],
     ) -> Sequence[ObservedRecord]:
-        """Return the *records* of *task*. If it is its turn, those that count are read again, if their backends can."""
+        """Return the *records* of *task*. If its turn has come, read those again for which *is_trusted* is true."""
         if task not in self._due:
             return records
         self._due.discard(task)
@@ -76,7 +76,7 @@ class RequestedRuns:
         for known in records:
             observed: ObservedRecord | None = known
             ledger = self._pools.ledger(known.backend)
-            if ledger is not None and counts(task, known):
+            if ledger is not None and is_trusted(task, known):
                 with contextlib.suppress(StoreError):
                     observed = await self._mirrored.refresh(task, known, ledger)
             if observed is not None:
@@ -85,7 +85,7 @@ class RequestedRuns:
         return fresh
 
     def note(self, task: ObjectName, records: Sequence[ObservedRecord], at_least: int = 0) -> None:
-        """Record how many requested runs have no outcome yet, by *records*; *at_least* that many were just requested."""
+        """Record the number of requested runs without an outcome in *records*; *at_least* so many were just requested."""
         before = self._running.get(task)
         count = max(at_least, sum(observed.requested for observed in records))
         if before is not None and count < before.runs:
