@@ -20,7 +20,7 @@ def test_a_copy_of_a_database_gets_an_identity_of_its_own(tmp_path):
     code, output = called("migrate", "--backend", url, "--new-identity")
 
     assert code == 0
-    assert "has another identity now" in output
+    assert "has a new identity" in output
     assert asyncio.run(identity()) != before
 
 

@@ -29,7 +29,7 @@ class Held(NamedTuple):
     namespace: str
     tasks: int
     names: Sequence[str]
-    """The names of all tasks, except for those that cannot be read."""
+    """The names of the tasks. Names that cannot be read are left out."""
 
 
 class Selection(NamedTuple):

@@ -1,4 +1,4 @@
-"""A queue in which namespaces take turns, so that a flood in one delays each other by at most one turn."""
+"""A queue in which namespaces take turns, so that a flood in one delays the others by at most one turn."""
 
 from __future__ import annotations
 

@@ -58,16 +58,16 @@ class SweepSettings(Model):
     confirm: Count = 0
     """As many removals as were held back, to let them happen at this start."""
     share_percent: int = Field(default=20, ge=0, le=100)
-    """Of the tasks of a namespace, the share that may go within an hour without a confirmation."""
+    """Percentage of a namespace's tasks that may be removed within an hour without confirmation."""
     least: Count = 5
-    """As many may go, whatever share that is."""
+    """Number of tasks of a namespace that may be removed within an hour in any case."""
 
 
 class NamespaceSettings(Model):
-    """What one namespace may take of the operator while others wait."""
+    """The limits of one namespace."""
 
     passes: int = Field(default=8, ge=1, le=32)
-    """Concurrent passes over objects of one namespace, of 32 in all: a slow backend of one team leaves the rest to the others."""
+    """Maximum concurrent passes of a namespace, of 32 in all, so that a slow backend of one team does not block the others."""
 
 
 class OperatorSettings(Model):
@@ -94,11 +94,11 @@ class OperatorSettings(Model):
     status_writes_per_second: int = Field(default=50, ge=1, le=10_000)
     """Writes of statuses, of all resources together."""
     per_namespace: NamespaceSettings = NamespaceSettings()
-    """Limits of each namespace. Whatever is not limited here is taken in turns."""
+    """Limits of each namespace. For everything else, namespaces take turns."""
     record_mebibytes_per_namespace: int = Field(default=64, ge=1, le=65_536)
-    """Memory for the records of one namespace on one backend, about. Beyond that, its tasks are not reconciled."""
+    """Approximate memory for the records of a namespace on a backend, in MiB. Beyond it, its tasks are not reconciled."""
     record_mebibytes_per_backend: int = Field(default=192, ge=1, le=65_536)
-    """Memory for all records of one backend, about."""
+    """Approximate memory for all records of a backend, in MiB."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080
