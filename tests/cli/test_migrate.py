@@ -1,4 +1,4 @@
-"""`pyncette migrate --new-identity` tells a copy of a database from the original."""
+"""`pyncette migrate --new-identity` gives a copy of a database an identity of its own."""
 
 import asyncio
 

@@ -63,7 +63,7 @@ async def test_the_queue_is_asked_when_it_is_scraped(measured):
     assert value(measured, "queue_keys", state="deferred") == 1
 
 
-def test_of_each_queue_the_namespaces_that_have_the_most_are_reported_and_no_others(measured):
+def test_each_queue_reports_only_the_namespaces_with_the_most_entries(measured):
     waiting = {f"team-{number}": number for number in range(1, 100)}
     measured.report_queue_by_namespace("status", lambda: waiting)
     measured.report_queue_by_namespace("event", lambda: {"shop": 3})

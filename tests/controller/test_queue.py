@@ -266,7 +266,7 @@ def test_a_flood_in_one_namespace_delays_an_edit_in_another_by_one_pass(bench):
     assert bench.times("b/edited") == [pytest.approx(2.1, abs=0.11)]
 
 
-def test_a_flood_of_new_things_in_one_namespace_does_not_delay_a_resync_in_another(bench):
+def test_a_flood_of_changes_in_one_namespace_does_not_delay_a_resync_in_another(bench):
     bench.pass_seconds = 0.1
     bench.at(1, lambda: [bench.queue.add(f"a/{number}") for number in range(1000)])
     bench.at(2.05, lambda: bench.queue.add("b/listed", Urgency.ROUTINE))

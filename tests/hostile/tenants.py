@@ -1,4 +1,4 @@
-"""Two tenants in a simulated world, each with a database of its own, of which one attacks the other."""
+"""Two tenants in a simulated world, each with a database of its own. One attacks the other."""
 
 from pyncette.clock import SECOND
 from pyncette.core.record import (
@@ -28,17 +28,17 @@ DEAD_LETTER = "dead-1"
 
 
 class HostileRemote(Remote):
-    """A database whose owner decides how each verb is answered."""
+    """A database whose owner decides the result of each verb."""
 
     def __init__(self, name, world):
         super().__init__(name, world)
         self.refuses_writes = False
         self.loses_writes = False
-        """Whether it does not answer writes of tasks, and all else."""
+        """Whether writes of tasks time out, while all else works."""
         self.shown = lambda records: records
-        """Makes of the records that a scan has found those that it returns."""
+        """Maps the records of a scan to those that it returns."""
         self.loaded = lambda record: record
-        """Makes of each record that was loaded the one that is returned."""
+        """Maps each loaded record to the one that is returned."""
 
     def new_store(self, *, create=True):
         del create
@@ -46,7 +46,7 @@ class HostileRemote(Remote):
 
 
 class HostileStore(RemoteStore):
-    """A connection to it."""
+    """A connection to a hostile database."""
 
     def __init__(self, remote):
         super().__init__(remote)
@@ -73,7 +73,7 @@ def _is_of_a_task(key):
 
 
 class Tenants(World):
-    """The namespaces shop and billing, and their databases; *settings* are further ones of the operator."""
+    """The namespaces shop and billing, and their databases. *settings* are further settings of the operator."""
 
     def __init__(self, *, namespaces=None, **settings):
         allowed = namespaces or {"shop": ["shop"], "billing": ["billing"]}
@@ -92,7 +92,7 @@ class Tenants(World):
         self.api.create(_in(namespace, task(name, **({"schedule": YEARLY, "handler": "pay"} | spec))))
 
     def put(self, backend, *records):
-        """Have whoever owns the database of *backend* write *records*, with the realms that they lie in."""
+        """Write *records* and register their realms, as the owner of the database of *backend* can."""
         memory = self.backends[backend].memory
         for realm in sorted({record.key.partition.realm for record in records}):
             key = Key(Partition(f"{RESERVED_REALMS}pools/{CLUSTER}", realm), "pool")

@@ -27,22 +27,22 @@ from tests.servers.kubernetes_client import Client
 TASKS = int(os.environ.get("PYNCETTE_FLOOD_TASKS", "10000"))
 
 BUSY, LARGE = 500, 60
-"""How many tasks of the flood are edited without pause, and how many are as large as the API server takes."""
+"""Numbers of tasks in the flood: edited without pause, and as large as the API server accepts."""
 
 ROWS, ROW_BYTES = 500, 1_000_000
 
 EDITS, LANES = 200, 4
-"""Edits of the other team, so many at once: each is of another task than those beside it."""
+"""Numbers of edits of the other team: in all, and at once. Concurrent edits are of different tasks."""
 
 SECONDS_MAX = 5.0
-"""Time limit at the 99th percentile for an edit to be observed, beyond what the API server takes for an edit of its own."""
+"""Time limit at the 99th percentile for an edit to be observed, without the latency of the API server."""
 
 PATIENCE_SECONDS = 180
 
 pytestmark = pytest.mark.timeout(900)
 
 DEEP = '{"a":' * 9_980 + "1" + "}" * 9_980
-"""A value of nearly as many nested levels as the API server takes."""
+"""A value with nearly as many nested levels as the API server accepts."""
 
 LARGEST = {f"{number:02}": "x" * ARGS_BYTES_MAX for number in range(ARGS_KEYS_MAX)}
 """One MiB."""
@@ -139,9 +139,9 @@ async def observed(team, number, generation):
 
 async def edited(team, lane, number):
     """
-    Edit a task, and return after how many seconds that was observed.
+    Edit a task, and return the seconds until the edit was observed.
 
-    What the API server then takes for an edit that no operator observes is subtracted.
+    Subtract the seconds that the API server takes for an edit of a ConfigMap, without the operator.
     """
     started_at = time.monotonic()
     metadata = await team.crowd.edit(name_of(lane), args={"edit": str(number)})

@@ -1,4 +1,4 @@
-"""What a tenant writes into its own database counts for no other tenant."""
+"""Records that a tenant writes into its own database affect no other tenant."""
 
 import logging
 
@@ -124,7 +124,7 @@ def counted(world, backend):
 @pytest.mark.parametrize(
     ("namespace", "name"), [("", "payroll"), ("shop", ".."), ("a/../b", "payroll"), ("shop", "pay roll")]
 )
-def test_a_record_of_a_name_that_no_object_can_have_is_no_task(namespace, name):
+def test_a_record_with_an_impossible_name_is_no_task(namespace, name):
     world = Tenants(namespaces={"shop": ["*"]})
     world.pool("shop")
     world.put("shop", forged(world, namespace=namespace, name=name))

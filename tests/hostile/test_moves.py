@@ -1,6 +1,7 @@
 """A task moves only from a database that its status lists, and carries over only plausible records."""
 
 import logging
+from contextlib import ExitStack, closing
 
 import msgspec
 import pytest
@@ -17,17 +18,14 @@ HISTORY = Summary(counts=Counts(succeeded=7))
 
 @pytest.fixture
 def world_of():
-    made = []
+    with ExitStack() as worlds:
 
-    def make(namespaces=SHARED, backend="first", **settings):
-        world = Tenants(namespaces=namespaces, **settings)
-        made.append(world)
-        world.pool("shop", backend=backend)
-        return world
+        def make(namespaces=SHARED, backend="first", **settings):
+            world = worlds.enter_context(closing(Tenants(namespaces=namespaces, **settings)))
+            world.pool("shop", backend=backend)
+            return world
 
-    yield make
-    for world in made:
-        world.close()
+        yield make
 
 
 @pytest.fixture
@@ -143,7 +141,7 @@ def test_a_database_that_holds_an_unlisted_record_delays_nothing(world, away, ca
     assert "could not reconcile" not in caplog.text
 
 
-def test_a_database_that_is_away_from_the_start_delays_no_task_that_was_never_there(world):
+def test_a_database_that_is_unavailable_from_the_start_delays_no_task_that_was_never_there(world):
     world.backends["second"].is_away = True
     world.kill()
     world.backends["first"].wipe()
@@ -323,7 +321,7 @@ def test_a_database_of_one_tenant_alone_needs_no_status_that_lists_it(world_of):
     assert world.on("first") == {}
 
 
-def test_a_task_with_an_invalid_spec_is_not_reported_by_an_unlisted_record(world):
+def test_the_status_of_a_task_with_an_invalid_spec_ignores_an_unlisted_record(world):
     world.kill()
     world.put("second", forged(world, pool="other"))
     world.api.edit(TASKS, "shop/payroll", handler="no:handler", suspend=True)
@@ -338,7 +336,7 @@ def test_a_task_with_an_invalid_spec_is_not_reported_by_an_unlisted_record(world
     assert locations(world) == [("first", REALM)]
 
 
-def test_a_task_is_not_started_anew_while_its_record_may_be_among_those_that_were_not_read(world_of):
+def test_a_task_is_not_started_anew_while_its_record_may_be_unread(world_of):
     exclusive = {"first": ["shop"], "second": ["shop"]}
     world = world_of(exclusive, recordMebibytesPerNamespace=1)
     world.task("shop", args={"to": "staff"})

@@ -33,17 +33,17 @@ DEAD_LETTERS = "dead-1", "dead-run-x"
 
 
 class Source(MemoryStore):
-    """The database that a task moves from. Whoever owns it decides how it answers."""
+    """The database that a task moves from. Its owner decides the result of each read."""
 
     def __init__(self, backend):
         super().__init__(backend)
         self.scans = 0
         self.shown = lambda scan, page: page
-        """Makes of each page of a scan, which are counted, the one that is returned."""
+        """Maps the number of a scan and its page to the page that is returned."""
         self.loaded = lambda record: record
-        """Makes of each record that is loaded the one that is returned."""
+        """Maps each loaded record to the one that is returned."""
         self.keeps = False
-        """Whether it refuses to remove anything."""
+        """Whether it refuses all removals."""
 
     async def scan(self, partition, task, after, limit):
         self.scans += 1
@@ -89,7 +89,7 @@ class Move:
         return after
 
     async def go(self, reported=None):
-        """Move it, and return the result; *reported* is the next time that its status has."""
+        """Move the task, and return the result; *reported* is the next time in its status."""
         old = await self.record(self.source, "old")
         moving = [] if old is None else [MisplacedRecord(self.away, old, Bounds(reported))]
         return await mirror_one(self.here, self.desired("new", 2), moving)
@@ -295,7 +295,7 @@ async def test_a_dead_letter_that_a_second_read_shows_as_claimable_does_not_arri
     assert [dead_letter.claimable_at for dead_letter in await move.dead_letters()] == [None]
 
 
-async def test_a_database_that_shows_records_without_end_does_not_hold_a_move(move, monkeypatch):
+async def test_a_database_with_endless_records_does_not_block_a_move(move, monkeypatch):
     monkeypatch.setattr(records, "SIDE_RECORDS_MAX", 10)
     monkeypatch.setattr(records, "REMOVAL_SECONDS", 0.1)
     await move.begin()
