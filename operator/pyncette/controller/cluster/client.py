@@ -75,8 +75,9 @@ UNACCEPTABLE: Final = frozenset(
 
 MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
 """
-The beginning of a response to an apply that does not have the form of its kind: an unknown field, a text in the place of a number. The API
-server responds 500, as if that were its own fault, without a reason; retries get the same response.
+Beginnings of the responses to an apply whose form is invalid, such as a text in the place of a number.
+
+The API server responds with 500 and without a reason, as if the fault were its own. Retries get the same response.
 """
 
 MESSAGE_CHARACTERS_MAX: Final = 1024

@@ -149,7 +149,7 @@ class Queue(Generic[K]):
         """
         Call *reconcile* with the keys, until cancelled: at most *passes* at once, and *passes_per_namespace* of these.
 
-        A pass may wait for a backend that is slow. The other namespaces go on meanwhile.
+        A pass may wait for a slow backend. Passes of other namespaces continue meanwhile.
         """
         self._passes_max = passes if passes_per_namespace is None else passes_per_namespace
         async with asyncio.TaskGroup() as group:

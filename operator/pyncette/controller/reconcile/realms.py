@@ -152,11 +152,11 @@ class Realms:
 
     def forget_others(self, backend: str, scanned: Collection[str], namespace: str | None) -> None:
         """Forget the empty realms of *backend* that were not *scanned*; with *namespace*, only realms of that namespace."""
-        for place, realm in list(self._empty_since):
-            pool = self.pool_of(place, realm)
+        for backend_name, realm in list(self._empty_since):
+            pool = self.pool_of(backend_name, realm)
             is_read = namespace is None or pool is None or pool.namespace == namespace
-            if place == backend and is_read and realm not in scanned:
-                del self._empty_since[place, realm]
+            if backend_name == backend and is_read and realm not in scanned:
+                del self._empty_since[backend_name, realm]
 
     def _registration(self, realm: str) -> Key:
         return Key(Partition(self._registry, realm), "pool")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
@@ -14,8 +13,8 @@ from pyncette.controller.fair_queue import FairQueue
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.record_scan import ObservedRecord
-from pyncette.core.times import instant_of
 from pyncette.errors import StoreError
+from pyncette.mirror.conversion import instant_or_none
 from pyncette.resources.task_status import TaskStatus
 
 FOLLOW_SECONDS: Final = 0.5
@@ -111,7 +110,7 @@ class RequestedRuns:
         ended_at = self._ended.get(task)
         if ended_at is None:
             return False
-        reported_at = None if status.last_run is None else _instant(status.last_run.completion_time)
+        reported_at = None if status.last_run is None else instant_or_none(status.last_run.completion_time)
         if reported_at is not None and reported_at >= ended_at:
             del self._ended[task]
             return False
@@ -134,7 +133,3 @@ class _Running(NamedTuple):
     runs: int
     since: float
     """By the loop's clock."""
-
-
-def _instant(at: datetime | None) -> Instant | None:
-    return None if at is None else instant_of(at)

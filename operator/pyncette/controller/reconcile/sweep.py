@@ -139,7 +139,7 @@ class Sweep:
             if ledger is not None and not backend.is_alias and self._mirrored.has_seen(backend.name):
                 try:
                     await self._decide(backend, ledger)
-                except Exception as error:  # noqa: BLE001 - it is tried again
+                except Exception as error:  # noqa: BLE001 - the next turn retries
                     log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
 
@@ -317,7 +317,7 @@ class Sweep:
             if ledger is not None:
                 try:
                     await self._remove(backend, ledger)
-                except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
+                except Exception as error:  # noqa: BLE001 - the next resync retries
                     log_failure("could not remove records; retrying", backend, error)
 
     async def _remove(self, backend: OpenBackend, ledger: Ledger) -> None:
@@ -344,7 +344,7 @@ class Sweep:
             if ledger is not None:
                 try:
                     await self._remove_instances(backend, ledger)
-                except Exception as error:  # noqa: BLE001 - it is tried again
+                except Exception as error:  # noqa: BLE001 - the next turn retries
                     log_failure("could not remove records; retrying", backend, error)
 
     async def _remove_instances(self, backend: OpenBackend, ledger: Ledger) -> None:
@@ -402,7 +402,7 @@ class _Failures:
             yield
         except StoreUnavailableError:
             raise
-        except Exception as error:  # noqa: BLE001 - it concerns this record alone, which is tried again
+        except Exception as error:  # noqa: BLE001 - it concerns this record alone
             self._errors.append(error)
 
     @contextmanager

@@ -27,7 +27,7 @@ from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.carried import Bounds
-from pyncette.mirror.conversion import DesiredRecord, desired_record_of
+from pyncette.mirror.conversion import DesiredRecord, desired_record_of, instant_or_none
 from pyncette.mirror.records import MisplacedRecord, mirror_one
 from pyncette.mirror.requests import ask
 from pyncette.mirror.rules import (
@@ -189,7 +189,7 @@ class TaskRecords:
         try:
             if any(observed.backend != location.store_name for observed in misplaced):
                 announced = await self._announce(name, status, location, stored, records)
-            bounds = Bounds(_instant_of(status.next_schedule_time))
+            bounds = Bounds(instant_or_none(status.next_schedule_time))
             mirroring = await self._write(name, desired, here, misplaced, bounds, location, ledger)
         except ConflictError:  # the status has changed, and may list another place now
             mirroring = Mirroring(_current_first(here, misplaced), moving=True)
@@ -399,10 +399,6 @@ def _is_over(
     schedule = desired.spec.schedule
     has_passed = isinstance(schedule, Once) and schedule.at <= ledger.clock.now()
     return elsewhere and has_passed and was_mirrored(status) and status.next_schedule_time is None
-
-
-def _instant_of(at: datetime | None) -> Instant | None:
-    return None if at is None else instant_of(at)
 
 
 def _instant_in(text: object) -> Instant | None:

@@ -152,8 +152,11 @@ class Tasks:
         location = self._pools.locate(pool)
         if settled.again_at is not None and settled.again_at <= self._now(location):
             return False
-        place = location.pool, location.store_name
-        return place == (settled.pool, settled.store_name) and tuple(records) == settled.records
+        return (location.pool, location.store_name, tuple(records)) == (
+            settled.pool,
+            settled.store_name,
+            settled.records,
+        )
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
@@ -251,8 +254,8 @@ class Tasks:
         own = None if location.pool.access is Access.REFUSED else location.backend
         decides = not records and was_mirrored(status)
         if decides and any(
-            place == location.store_name or self._locations.may_hold(name, status, place)
-            for place in self._mirrored.overfull_for(name.namespace)
+            store_name == location.store_name or self._locations.may_hold(name, status, store_name)
+            for store_name in self._mirrored.overfull_for(name.namespace)
         ):
             return True
         unseen = [
