@@ -32,7 +32,7 @@ class Locations:
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
-        self._last_used: dict[ObjectName, frozenset[tuple[str, str]]] = {}
+        self._in_use: dict[ObjectName, frozenset[tuple[str, str]]] = {}
         """By task: the stores and realms of its records after the last pass. Its status may not list them yet."""
 
     def classify(
@@ -55,18 +55,18 @@ class Locations:
         listed = {self._backends.store_name(each.backend) for each in status.locations}
         return store_name in listed or self._backends.is_exclusive(store_name, task.namespace)
 
-    def settle(self, task: ObjectName, records: Sequence[ObservedRecord]) -> None:
+    def note_used(self, task: ObjectName, records: Sequence[ObservedRecord]) -> None:
         """Record that a pass over *task* left these *records*, so that their places are trusted."""
         if records:
-            self._last_used[task] = frozenset(map(_store_and_realm, records))
+            self._in_use[task] = frozenset(map(_store_and_realm, records))
 
-    def is_settled(self, task: ObjectName, observed: ObservedRecord) -> bool:
+    def is_in_use(self, task: ObjectName, observed: ObservedRecord) -> bool:
         """Return whether the last pass left a record of *task* in the store and realm of *observed*."""
-        return _store_and_realm(observed) in self._last_used.get(task, ())
+        return _store_and_realm(observed) in self._in_use.get(task, ())
 
     def forget(self, task: ObjectName) -> None:
         """Drop all that is known of a *task* that was deleted."""
-        self._last_used.pop(task, None)
+        self._in_use.pop(task, None)
 
     def reported(
         self, status: TaskStatus, location: PoolLocation, records: Sequence[ObservedRecord], *, moving: bool
@@ -95,7 +95,7 @@ class Locations:
 
     def _is_known(self, task: ObjectName, status: TaskStatus, observed: ObservedRecord) -> bool:
         return (
-            self.is_settled(task, observed)
+            self.is_in_use(task, observed)
             or self._backends.is_exclusive(observed.backend, task.namespace)
             or any(
                 (self._backends.store_name(each.backend), each.realm) == _store_and_realm(observed)

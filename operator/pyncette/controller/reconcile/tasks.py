@@ -104,9 +104,7 @@ class Tasks:
         if stored is None:
             return None
         self._sweep.back(name)
-        records = await self._requested.refresh(
-            name, self._mirrored.records(name), self._locations.is_settled
-        )
+        records = await self._requested.refresh(name, self._mirrored.records(name), self._locations.is_in_use)
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled, records):
             return self._again_in(name, settled.again_at, self._now(self._pools.locate(self._pool_of[name])))
@@ -122,7 +120,7 @@ class Tasks:
             return self._intervals.outdated
         mirroring = await self._records.mirror_task(name, task, location, stored, classified)
         stored = mirroring.stored or stored
-        self._locations.settle(name, mirroring.records)
+        self._locations.note_used(name, mirroring.records)
         self._requested.note(name, mirroring.records)
         again_at, is_reported = await self._report(name, stored, task, location, mirroring)
         if mirroring.failed is not None:
