@@ -20,7 +20,7 @@ from pyncette.controller.cluster.api import (
     ObjectName,
     RefusedError,
 )
-from pyncette.controller.cluster.client import PAGE_FIRST, Kubernetes
+from pyncette.controller.cluster.client import FIRST_PAGE_OBJECTS, Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.cluster.reduction import reduced
 from tests.apiserver import pool, task
@@ -91,8 +91,8 @@ async def test_a_list_comes_in_pages_of_one_version(api, apiserver, namespace):
     odd = [item async for page in api.list(SERVICE_ACCOUNTS, namespace, "odd=1") for item in page.items]
 
     assert [len(page.items) for page in pages] == [
-        PAGE_FIRST,
-        PAGE + 1 - PAGE_FIRST,
+        FIRST_PAGE_OBJECTS,
+        PAGE + 1 - FIRST_PAGE_OBJECTS,
     ]  # small ones, as it shows
     assert len({page.resource_version for page in pages}) == 1
     assert {item["kind"] for page in pages for item in page.items} == {"ServiceAccount"}

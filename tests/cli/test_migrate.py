@@ -1,4 +1,4 @@
-"""`pyncette migrate --new-identity` tells a copy of a database from the original."""
+"""`pyncette migrate --new-identity` gives a copy of a database an identity of its own."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ def test_a_copy_of_a_database_gets_an_identity_of_its_own(tmp_path):
     code, output = called("migrate", "--backend", url, "--new-identity")
 
     assert code == 0
-    assert "has another identity now" in output
+    assert "has a new identity" in output
     assert asyncio.run(identity()) != before
 
 

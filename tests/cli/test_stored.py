@@ -821,7 +821,7 @@ async def _run_hostile(url):
     ],
     ids=lambda command: " ".join(command).encode("unicode_escape").decode()[:40],
 )
-def test_a_terminal_gets_nothing_from_the_database_that_it_obeys(hostile, command):
+def test_no_control_character_from_the_database_reaches_a_terminal(hostile, command):
     with Program(*command, terminal=True, PYNCETTE_BACKEND=hostile) as program:
         program.ended()
         text = re.sub(

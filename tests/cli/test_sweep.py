@@ -197,7 +197,7 @@ async def test_a_confirmation_and_what_the_operator_tells_never_overwrite_each_o
         assert tuple(await kept.names(store)) == NAMES
 
 
-async def test_nothing_is_stored_of_removals_that_are_held_back_no_more(tmp_path):
+async def test_the_notice_is_removed_once_nothing_is_held_back(tmp_path):
     async with read_backend(f"sqlite:///{tmp_path}/other.db").new_store() as store:
         notice = (await load_notices(store, "east", ["shop"]))["shop"]
         for names in ([f"task-{number}" for number in range(500)], ["a"], []):

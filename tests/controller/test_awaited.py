@@ -6,7 +6,7 @@ import pytest
 
 from pyncette.clock import SECOND
 from pyncette.controller.cluster.api import TASKS
-from pyncette.controller.status.writer import BURST, CALM_SECONDS
+from pyncette.controller.status.writer import BURST, PAUSE_SECONDS
 from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, is_on_demand, replace
 from pyncette.core.times import instant_of
@@ -125,7 +125,7 @@ def test_a_task_that_no_worker_runs_any_more_soon_has_its_next_time_in_the_past(
     for _ in every(world, 5, 20):
         pass
 
-    world.run(2 * CALM_SECONDS + 20)
+    world.run(2 * PAUSE_SECONDS + 20)
 
     assert instant_of(datetime.fromisoformat(status(world)["nextScheduleTime"])) < now(world)
 
@@ -139,4 +139,4 @@ def test_a_task_that_is_due_often_is_written_about_no_more_than_its_budget_has(w
     for _ in every(world, 5, 60):
         pass
 
-    assert written(world) - before <= 300 / CALM_SECONDS + BURST
+    assert written(world) - before <= 300 / PAUSE_SECONDS + BURST

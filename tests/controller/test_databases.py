@@ -1,7 +1,8 @@
-"""Two backends are one database only if that is proved; nobody stops another team by claiming its identity."""
+"""Two backends are one database only if that is proved. A claimed identity stops no other team."""
 
 import asyncio
 import logging
+from contextlib import ExitStack, closing
 
 import msgspec
 import pytest
@@ -24,16 +25,8 @@ SOON = COMPARED_SECONDS + 10
 
 @pytest.fixture
 def world_of():
-    made = []
-
-    def make(*backends, **options):
-        world = World(*backends, **options)
-        made.append(world)
-        return world
-
-    yield make
-    for world in made:
-        world.close()
+    with ExitStack() as worlds:
+        yield lambda *backends, **options: worlds.enter_context(closing(World(*backends, **options)))
 
 
 @pytest.fixture
@@ -121,7 +114,7 @@ def test_a_restored_copy_is_used_and_reported(world, caplog):
     assert sum("is a copy of another one" in entry.getMessage() for entry in caplog.records) == 2
 
 
-def test_a_copy_with_a_new_identity_is_reported_no_more(world):
+def test_a_copy_with_a_new_identity_is_no_longer_reported(world):
     world.start()
     world.run(SOON)
     claim_identity(world.backends["billing"], identity_in(world.backends["shop"]))
@@ -138,7 +131,7 @@ def test_a_copy_with_a_new_identity_is_reported_no_more(world):
 
 
 @pytest.mark.parametrize("late", ["shop", "billing"])
-def test_a_claimed_identity_stops_nobody_whoever_opens_first(world, late):
+def test_a_claimed_identity_stops_nobody_in_any_order_of_opening(world, late):
     world.start()
     world.run(SOON)
     world.kill()
@@ -158,7 +151,7 @@ def test_a_claimed_identity_stops_nobody_whoever_opens_first(world, late):
 
 
 class EchoingStore(RemoteStore):
-    """A store of a database that has a record at each key that it is asked for, and repeats what it saw last."""
+    """A store that returns a record for every key: the last one that it has seen."""
 
     seen = Spec()
 

@@ -33,7 +33,7 @@ def cut(value, levels):
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_a_shallow_text_has_all_down_to_its_last_level_and_zeros_below(seed):
+def test_a_shallow_text_keeps_its_levels_and_has_zeros_below_the_last(seed):
     chance = random.Random(seed)
     value = some_value(chance, 8)
     text = json.dumps(value, ensure_ascii=chance.random() < 0.5, indent=chance.choice([None, 1])).encode()
@@ -50,7 +50,7 @@ async def test_a_value_of_any_depth_is_decoded(opened, closed, levels):
     assert decode(text, object) == decode(await decodable(text), object)
 
 
-def test_what_can_be_decoded_stays_as_it_is():
+def test_a_decodable_text_is_unchanged():
     levels = LEVELS_KEPT * 2
     value = decode(b"[" * levels + b"]" * levels, list)
 
@@ -74,7 +74,7 @@ async def test_the_event_loop_runs_on_while_a_megabyte_is_made_shallow():
     assert turns > 5
 
 
-async def test_a_text_that_is_no_json_is_left_to_its_reader():
+async def test_invalid_json_is_left_to_the_decoder():
     assert await decodable(b"[[") == b"[["
     with pytest.raises(msgspec.DecodeError):
         decode(b"[[", object)

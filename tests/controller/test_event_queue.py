@@ -74,7 +74,7 @@ def test_a_flood_in_one_namespace_neither_drops_nor_delays_an_event_of_another(b
     assert bench.at("b-after") <= 10 + 2 / PER_SECOND
 
 
-def test_of_a_flood_the_latest_are_kept(bench):
+def test_the_latest_events_of_a_flood_are_kept(bench):
     for number in range(WAITING_MAX + 500):
         bench.add(f"a-{number}", "a")
 
@@ -93,7 +93,7 @@ def test_equal_events_are_created_once(bench):
     assert len(bench.created) == 1
 
 
-def test_what_the_api_server_refuses_holds_up_nothing(bench):
+def test_a_refused_event_delays_no_other(bench):
     bench.errors = [ConflictError("exists"), RefusedError("no")]
     for name in ("exists", "refused", "good"):
         bench.add(name)

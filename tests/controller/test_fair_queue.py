@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.fair_queue import IN_A_ROW_MAX, FairQueue
+from pyncette.controller.fair_queue import URGENT_IN_A_ROW_MAX, FairQueue
 
 
 def queue_of(*keys):
@@ -19,7 +19,7 @@ def all_of(queue):
     return [queue.take() for _ in range(len(queue))]
 
 
-def test_an_empty_queue_gives_nothing():
+def test_an_empty_queue_returns_nothing():
     assert FairQueue().take() is None
 
 
@@ -53,7 +53,7 @@ def test_an_urgent_key_comes_before_many_namespaces_that_have_none():
     assert "edit" in [queue.take() for _ in range(2)]
 
 
-def test_urgent_keys_of_one_namespace_leave_half_of_the_turns_to_what_is_less_urgent_elsewhere():
+def test_urgent_keys_of_one_namespace_leave_half_of_the_turns_to_less_urgent_keys_elsewhere():
     queue = queue_of(*(f"a{number}!" for number in range(1000)), *(f"b{number}" for number in range(1000)))
 
     taken = [queue.take()[0] for _ in range(100)]
@@ -74,8 +74,8 @@ def test_within_a_namespace_a_flood_of_urgent_keys_does_not_starve_the_oldest_of
 
     taken = all_of(queue)
 
-    assert taken.index("condition") == IN_A_ROW_MAX
-    assert taken.index("rest") == 2 * IN_A_ROW_MAX + 1
+    assert taken.index("condition") == URGENT_IN_A_ROW_MAX
+    assert taken.index("rest") == 2 * URGENT_IN_A_ROW_MAX + 1
 
 
 def test_a_key_that_waits_keeps_its_place():
@@ -121,7 +121,7 @@ def test_the_namespace_with_the_most_keys_is_the_one_that_sheds_its_oldest():
     assert len(queue) == 2
 
 
-def test_a_random_life_gives_each_key_once_and_keeps_nothing():
+def test_random_use_returns_each_key_once_and_keeps_nothing():
     for seed in range(50):
         random, queue, waiting = Random(seed), FairQueue(), set()
         for _ in range(500):

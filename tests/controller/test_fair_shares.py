@@ -1,31 +1,22 @@
-"""However much one team does at once, the operator does what another team waits for within moments."""
+"""The operator serves a team within moments, however much another team does at once."""
 
 import pytest
 
 from pyncette.controller.cluster.api import TASKS, ObjectName
-from tests.controller.fake_api import pool, task
-from tests.controller.world import POOLS, World
+from tests.controller.two_teams import REPORT, world_of_two_teams
+from tests.controller.world import POOLS
 from tests.simulation.loop import SECOND
 
 MANY = 500
 """Tasks of the team a."""
 
 EDITS_PER_SECOND = 100
-"""Twice what the operator writes statuses."""
-
-REPORT = ObjectName("b", "report")
+"""Twice the rate at which the operator writes statuses."""
 
 
 @pytest.fixture
 def world():
-    world = World("first")
-    for namespace in "ab":
-        world.api.create(
-            pool(namespace=namespace, external=True, image=None, module=None, backendRef={"name": "first"})
-        )
-    for number in range(MANY):
-        world.api.create(task(f"task-{number}", "a"))
-    world.api.create(task("report", "b"))
+    world = world_of_two_teams(MANY)
     world.start()
     world.run(60)
     yield world

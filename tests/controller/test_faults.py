@@ -1,5 +1,6 @@
 """Whatever befalls the operator, in the end records and statuses are what they are when nothing does."""
 
+from contextlib import ExitStack, closing
 from random import Random
 
 import pytest
@@ -27,16 +28,8 @@ YEARLY = "0 12 24 12 *"
 
 @pytest.fixture
 def world_of():
-    made = []
-
-    def make(*backends, **options):
-        world = World(*backends, **options)
-        made.append(world)
-        return world
-
-    yield make
-    for world in made:
-        world.close()
+    with ExitStack() as worlds:
+        yield lambda *backends, **options: worlds.enter_context(closing(World(*backends, **options)))
 
 
 def yearly(name="report", annotations=None, **spec):

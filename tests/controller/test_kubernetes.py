@@ -202,7 +202,7 @@ async def test_pages_have_as_many_objects_as_fit_into_some_megabytes(server, api
     assert len(limits) < 30
 
 
-async def test_a_page_of_one_object_that_is_too_large_is_no_page(server, api, monkeypatch):
+async def test_a_page_of_one_object_that_is_too_large_is_an_error(server, api, monkeypatch):
     monkeypatch.setattr(kubernetes, "PAGE_BYTES_MAX", 10_000)
     server.answers = [(200, large_pages([20_000]))]
 

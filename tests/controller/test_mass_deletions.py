@@ -1,4 +1,6 @@
-"""A mass deletion in one namespace is held back there alone, and what is proven needs no confirmation."""
+"""A mass deletion is held back in its own namespace alone, and a proved deletion needs no confirmation."""
+
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -16,26 +18,23 @@ AT_ONCE = 10.0
 
 @pytest.fixture
 def world_of():
-    made = []
+    with ExitStack() as worlds:
 
-    def make(*, teams="ab", tasks=30, backends=("first",), **settings):
-        """Return a world with so many tasks in the namespace of each team; the teams use the backends in turn."""
-        world = World(*backends, **settings)
-        made.append(world)
-        for number, namespace in enumerate(teams):
-            backend = {"name": backends[number % len(backends)]}
-            world.api.create(
-                pool(namespace=namespace, external=True, image=None, module=None, backendRef=backend)
-            )
-            for name in names(tasks):
-                world.api.create(task(name, namespace, schedule=YEARLY))
-        world.start()
-        world.run(60)
-        return world
+        def make(*, teams="ab", tasks=30, backends=("first",), **settings):
+            """Return a world with so many tasks in the namespace of each team; the teams use the backends in turn."""
+            world = worlds.enter_context(closing(World(*backends, **settings)))
+            for number, namespace in enumerate(teams):
+                backend = {"name": backends[number % len(backends)]}
+                world.api.create(
+                    pool(namespace=namespace, external=True, image=None, module=None, backendRef=backend)
+                )
+                for name in names(tasks):
+                    world.api.create(task(name, namespace, schedule=YEARLY))
+            world.start()
+            world.run(60)
+            return world
 
-    yield make
-    for world in made:
-        world.close()
+        yield make
 
 
 def names(count):
@@ -176,7 +175,7 @@ def test_a_namespace_that_terminates_after_its_tasks_were_deleted_needs_no_confi
     assert sum(world.operator.held_back.values()) == 0
 
 
-def test_what_went_with_its_namespace_is_no_reason_to_doubt_what_goes_next(world_of):
+def test_deletions_with_a_namespace_do_not_count_against_later_ones(world_of):
     world = world_of(teams="abc", tasks=5)
     world.api.remove_namespace("a")
     world.run(AT_ONCE)

@@ -1,6 +1,7 @@
-"""What a database holds takes a bounded part of the operator's memory, and stops no other namespace."""
+"""The records of a database take a bounded part of the operator's memory, and block no other namespace."""
 
 import logging
+from contextlib import ExitStack, closing
 
 import msgspec
 import pytest
@@ -24,21 +25,18 @@ LARGE = msgspec.Raw(b'"' + b"x" * (ARGS_BYTES_MAX - 2) + b'"')
 @pytest.fixture
 def world_of():
     """One backend with a pool and a task in each of some namespaces."""
-    made = []
+    with ExitStack() as worlds:
 
-    def make(*namespaces, mebibytes=1, backends=(), **settings):
-        limits = {"recordMebibytesPerNamespace": mebibytes, "recordMebibytesPerBackend": 3} | settings
-        world = World(*backends, **limits)
-        made.append(world)
-        for namespace in namespaces:
-            world.api.create_namespace(namespace)
-            world.api.create(pool(namespace=namespace, external=True, image=None, module=None))
-            world.api.create(task("report", namespace))
-        return world
+        def make(*namespaces, mebibytes=1, backends=(), **settings):
+            limits = {"recordMebibytesPerNamespace": mebibytes, "recordMebibytesPerBackend": 3} | settings
+            world = worlds.enter_context(closing(World(*backends, **limits)))
+            for namespace in namespaces:
+                world.api.create_namespace(namespace)
+                world.api.create(pool(namespace=namespace, external=True, image=None, module=None))
+                world.api.create(task("report", namespace))
+            return world
 
-    yield make
-    for world in made:
-        world.close()
+        yield make
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def world(world_of):
 
 
 def fill(world, namespace="billing", handler="send", records=100, backend="default"):
-    """Write as many large records to the realm of a namespace as its tenants like."""
+    """Write so many large *records* to the realm of *namespace*, as its tenants can."""
     backend = world.backends[backend]
     partition = Partition(realm_of(CLUSTER, namespace, "default"), handler)
     shelf = backend.memory.shelf(partition)
@@ -108,7 +106,7 @@ def test_another_namespace_on_the_same_backend_goes_on(world):
     assert backend_reachable(world, "shop") != ("False", "TooManyRecords")
 
 
-def test_tasks_of_an_overfull_namespace_keep_their_status_and_new_ones_are_told_why(world):
+def test_tasks_of_an_overfull_namespace_keep_their_status_and_new_ones_report_the_reason(world):
     world.start()
     world.settle()
     before = world.api.stored(TASKS, ObjectName("billing", "report"))["status"]
@@ -176,7 +174,7 @@ def test_namespaces_that_are_scanned_one_by_one_share_the_memory_of_their_backen
     assert 1 <= reasons.count("TooManyRecords") <= 2
 
 
-def test_what_a_namespace_no_longer_takes_is_free_for_the_others(world_of):
+def test_memory_that_a_namespace_frees_is_available_to_others(world_of):
     world = world_of("billing", "reports", "shop", mebibytes=2)
     world.start()
     world.settle()

@@ -54,7 +54,7 @@ def test_passes_are_counted_timed_and_their_errors_named(measured):
 
 async def test_the_queue_is_asked_when_it_is_scraped(measured):
     queue = Queue(lambda key: "shop")
-    measured.ask_queue(lambda: len(queue), lambda: queue.in_progress, lambda: queue.deferred)
+    measured.report_queue(lambda: len(queue), lambda: queue.in_progress, lambda: queue.deferred)
     queue.add("a")
     queue.add_after("b", 60)
 
@@ -63,10 +63,10 @@ async def test_the_queue_is_asked_when_it_is_scraped(measured):
     assert value(measured, "queue_keys", state="deferred") == 1
 
 
-def test_of_each_queue_the_namespaces_that_have_the_most_are_reported_and_no_others(measured):
+def test_each_queue_reports_only_the_namespaces_with_the_most_entries(measured):
     waiting = {f"team-{number}": number for number in range(1, 100)}
-    measured.ask_namespaces("status", lambda: waiting)
-    measured.ask_namespaces("event", lambda: {"shop": 3})
+    measured.report_queue_by_namespace("status", lambda: waiting)
+    measured.report_queue_by_namespace("event", lambda: {"shop": 3})
 
     (family,) = (each for each in measured.registry.collect() if each.name.endswith("namespace_waiting"))
 
@@ -78,7 +78,7 @@ def test_of_each_queue_the_namespaces_that_have_the_most_are_reported_and_no_oth
 
 def test_ages_grow_between_scrapes_and_are_not_there_before_the_first_time(measured, clock):
     last = None
-    measured.ask_sight(lambda: last)
+    measured.report_last_delivery(lambda: last)
     assert math.isnan(value(measured, "watch_last_event_age_seconds"))
     assert math.isnan(value(measured, "resync_age_seconds"))
 
@@ -149,7 +149,7 @@ def test_status_writes_and_withdrawals_are_counted(measured):
     measured.status_written("written")
     measured.withdrew("sweep", 3)
     measured.gauge(metrics.HELD_BACK).set(5)
-    measured.ask_objects("PyncetteTask", lambda: 7)
+    measured.report_objects("PyncetteTask", lambda: 7)
 
     assert value(measured, "status_writes_total", outcome="written") == 1
     assert value(measured, "withdrawals_total", cause="sweep") == 3

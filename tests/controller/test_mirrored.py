@@ -76,7 +76,7 @@ class Bench:
         self.mirrored = Mirrored(CLUSTER)
 
     async def open(self):
-        await self.mirrored.realms.open(BACKEND.store_name, self.ledger, REALM)
+        await self.mirrored.realms.register(BACKEND.store_name, self.ledger, REALM)
 
     async def scan(self, *pools, after=0):
         await self.clock.advance(timedelta(microseconds=after))
@@ -120,7 +120,7 @@ async def test_a_realm_is_no_longer_scanned_long_after_its_pool_and_all_in_it_ar
     assert await bench.registered() == []
 
 
-async def test_a_realm_that_was_no_longer_scanned_is_opened_like_a_new_one(bench):
+async def test_a_retired_realm_is_registered_like_a_new_one(bench):
     await bench.scans()
     assert await bench.registered() == []
 
@@ -178,7 +178,7 @@ async def test_a_realm_into_which_is_about_to_be_written_stays(bench):
     assert await bench.registered() == [REALM]
 
 
-async def test_a_realm_that_is_opened_while_it_is_retired_is_open_in_the_end(bench):
+async def test_a_realm_that_is_registered_while_it_is_retired_stays_registered(bench):
     store = SlowStore(bench.backend)
     await bench.scan()
     await bench.clock.advance(timedelta(microseconds=RETIREMENT))
@@ -200,7 +200,7 @@ async def test_a_realm_that_is_written_to_while_its_retirement_waits_stays(bench
 
     other = f"{CLUSTER}/shop/other"
     opening = asyncio.create_task(
-        bench.mirrored.realms.open(BACKEND.store_name, Ledger(store, bench.clock), other)
+        bench.mirrored.realms.register(BACKEND.store_name, Ledger(store, bench.clock), other)
     )
     await store.is_asked.wait()
     scanning = asyncio.create_task(bench.mirrored.scan(BACKEND, bench.ledger))
@@ -219,7 +219,7 @@ async def test_what_another_operator_writes_there_just_then_is_found_again_by_it
     await bench.scans()
     assert await bench.registered() == []
 
-    await other.realms.open(BACKEND.store_name, bench.ledger, REALM)
+    await other.realms.register(BACKEND.store_name, bench.ledger, REALM)
     await bench.write(TASK)
     assert await bench.registered() == []
     await other.scan(BACKEND, bench.ledger, [POOL])
@@ -302,7 +302,7 @@ async def test_a_task_whose_handler_no_worker_has_is_not_late_and_without_worker
 async def test_tasks_of_a_pool_that_is_gone_or_was_never_there_are_not_late():
     waiting = Waiting(pools=())
     await waiting.write("orphan")
-    await waiting.mirrored.realms.open(BACKEND.store_name, waiting.ledger, REALM)
+    await waiting.mirrored.realms.register(BACKEND.store_name, waiting.ledger, REALM)
 
     assert await waiting.backlogs(after=50) == {}
     assert waiting.mirrored.pool(BACKEND.store_name, POOL).due == 0

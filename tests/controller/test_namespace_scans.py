@@ -1,4 +1,4 @@
-"""Each namespace of a backend is scanned at its own pace, so a large one does not delay what others see."""
+"""Each namespace of a backend has its own scan interval, so a large one does not delay the others."""
 
 import asyncio
 from itertools import pairwise
@@ -101,7 +101,7 @@ def test_scans_of_all_namespaces_take_no_more_than_their_share_of_the_time(bench
     assert bench.most_at_once <= SCANS_AT_ONCE
 
 
-def test_a_namespace_that_is_gone_is_scanned_no_more(bench_of):
+def test_a_deleted_namespace_is_no_longer_scanned(bench_of):
     bench = bench_of(a=0.0, b=0.0)
     bench.run_until(10)
 
@@ -168,7 +168,7 @@ def test_nothing_is_scanned_while_the_backend_is_unavailable(bench_of):
     assert len(bench.began) == before
 
 
-def test_what_a_worker_wrote_shows_soon_though_another_team_has_many_records_on_the_backend():
+def test_a_write_of_a_worker_shows_soon_although_another_team_has_many_records_on_the_backend():
     world = World("first")
     for namespace in "ab":
         world.api.create(

@@ -150,12 +150,12 @@ def test_a_backend_with_a_selector_belongs_to_no_namespace_alone():
     assert not namespaces.is_exclusive([], "shop")
 
 
-async def test_many_that_look_at_once_share_two_reads_at_most():
+async def test_concurrent_reads_for_many_namespaces_share_two_reads_at_most():
     api = FakeApi()
     namespaces = OpenNamespaces([named(name="b", namespaceSelector=SELECTOR)])
 
-    await asyncio.gather(*(namespaces.look(api, f"namespace-{number}") for number in range(50)))
-    await asyncio.gather(*(namespaces.look(api, f"namespace-{number}") for number in range(50)))
+    await asyncio.gather(*(namespaces.read_for(api, f"namespace-{number}") for number in range(50)))
+    await asyncio.gather(*(namespaces.read_for(api, f"namespace-{number}") for number in range(50)))
 
     assert api.count("namespaces_with") <= 2
 
@@ -169,6 +169,6 @@ async def test_what_changes_is_reported_once():
     assert await namespaces.read(api) == {"b": {"shop"}}
     assert await namespaces.read(api) == {}
     del api.namespace_labels["shop"]
-    assert await namespaces.look(api, "shop") == {}  # known, until the next read
+    assert await namespaces.read_for(api, "shop") == {}  # known, until the next read
     assert await namespaces.read(api) == {"b": {"shop"}}
     assert not namespaces.is_open("b", "shop")

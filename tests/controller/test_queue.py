@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from pyncette.controller.fair_queue import IN_A_ROW_MAX
+from pyncette.controller.fair_queue import URGENT_IN_A_ROW_MAX
 from pyncette.controller.intervals import RETRIES
 from pyncette.controller.reconcile.queue import SLOW_SECONDS, Queue, Urgency
 from tests.simulation.loop import SECOND, SimulatedLoop
@@ -255,7 +255,7 @@ def test_a_resync_is_not_starved_by_a_flood_of_new_things(bench):
 
     bench.run_until(2)
 
-    assert bench.keys.index("old") == IN_A_ROW_MAX
+    assert bench.keys.index("old") == URGENT_IN_A_ROW_MAX
 
 
 def test_a_flood_in_one_namespace_delays_an_edit_in_another_by_one_pass(bench):
@@ -268,7 +268,7 @@ def test_a_flood_in_one_namespace_delays_an_edit_in_another_by_one_pass(bench):
     assert bench.times("b/edited") == [pytest.approx(2.1, abs=0.11)]
 
 
-def test_a_flood_of_new_things_in_one_namespace_does_not_delay_a_resync_in_another(bench):
+def test_a_flood_of_changes_in_one_namespace_does_not_delay_a_resync_in_another(bench):
     bench.pass_seconds = 0.1
     bench.at(1, lambda: [bench.queue.add(f"a/{number}") for number in range(1000)])
     bench.at(2.05, lambda: bench.queue.add("b/listed", Urgency.ROUTINE))

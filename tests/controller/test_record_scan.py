@@ -43,7 +43,7 @@ async def test_instances_beyond_the_partitions_of_a_template_are_found():
     assert strays == {template().key: (1, 2, 3)}
 
 
-async def test_records_that_are_stored_like_templates_cost_no_look_at_all_partitions():
+async def test_records_that_are_stored_like_templates_cost_no_read_of_all_partitions():
     forged = [template(f"forged-{number}", number % 2) for number in range(20)]
 
     strays, scans = await scanned(template(), *forged, *map(instance, range(20)))

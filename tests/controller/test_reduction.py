@@ -1,4 +1,4 @@
-"""Whatever is written into an object, the operator holds of it what decisions need, within the limits of a task."""
+"""The operator holds only the parts of an object that decisions need, within the limits of a task."""
 
 import json
 
@@ -15,7 +15,7 @@ from pyncette.controller.cluster.reduction import (
     large_parts,
     read_reduced,
     reduced,
-    without,
+    without_parts,
 )
 from pyncette.controller.cluster.watch_session import reduced_event, reduced_list
 from pyncette.resources.arguments import ARGS_BYTES_MAX
@@ -37,7 +37,7 @@ def stored(kind, body):
 
 
 DEEP = [NESTING_MAX - 1, 900, 950, 960, 970, 980, 990, 1500, 9990]
-"""Nested levels in a template: what can be decoded at all ends about 1,000, the API server's limit is 10,000."""
+"""Nested levels in a template: the decoder's limit is about 1,000, and the API server's limit is 10,000."""
 
 
 def nested(levels):
@@ -152,7 +152,7 @@ def test_a_template_with_as_many_levels_as_are_allowed_is_kept():
     assert not isinstance(read_reduced(POOLS, PyncetteWorkerPool, manifest), Refusal)
 
 
-def test_nobody_can_say_that_a_part_was_dropped():
+def test_a_tenant_cannot_forge_a_dropped_part():
     manifest = stored(TASKS, {**task(), DROPPED: {"args": 10**9}})
 
     assert DROPPED not in manifest
@@ -165,13 +165,13 @@ def test_a_large_part_can_be_left_out_and_read_again():
     )
 
     assert large_parts(small) == large_parts(excessive) == {}
-    assert size_of(without(large, large_parts(large))) < SMALL
-    assert is_incomplete(TASKS, without(large, large_parts(large)))
+    assert size_of(without_parts(large, large_parts(large))) < SMALL
+    assert is_incomplete(TASKS, without_parts(large, large_parts(large)))
     assert not is_incomplete(TASKS, large)
     assert not is_incomplete(TASKS, excessive)
 
 
-def test_of_a_deployment_only_its_scale_and_its_status_are_held():
+def test_a_deployment_keeps_only_its_scale_and_its_status():
     body = {
         "metadata": {"name": "a", "namespace": "b", "labels": {"pyncette.dev/pool": "default"}},
         "spec": {"replicas": 3, "template": {"spec": {"x": "x" * MEGABYTE}}},

@@ -23,7 +23,7 @@ def stopped(guard, gone, mirrored, now=0.0):
 
 
 @pytest.mark.parametrize(("mirrored", "gone"), [(5, 5), (25, 5), (100, 20), (1000, 200)])
-def test_a_fifth_of_a_namespace_or_five_go_without_asking(guard, mirrored, gone):
+def test_a_fifth_of_a_namespace_or_five_tasks_need_no_confirmation(guard, mirrored, gone):
     verdict = guard.judge(names(gone), {"a": mirrored}, now=0.0)
 
     assert verdict == (names(gone), [])
@@ -50,7 +50,7 @@ def test_many_tasks_in_other_namespaces_do_not_make_a_mass_deletion_credible(gua
     assert verdict == ([], names(20))
 
 
-def test_those_of_one_hour_count_together(guard):
+def test_deletions_within_an_hour_count_together(guard):
     stopped(guard, names(15), {"a": 100})
 
     held = guard.judge(names(6, begin=15), {"a": 85}, now=WINDOW_SECONDS - 1)
@@ -60,14 +60,14 @@ def test_those_of_one_hour_count_together(guard):
     assert later.credible == names(6, begin=15)
 
 
-def test_what_could_not_be_stopped_counts_once(guard):
+def test_a_task_that_could_not_be_stopped_counts_once(guard):
     for _ in range(10):
         verdict = guard.judge(names(5), {"a": 25}, now=0.0)
 
     assert verdict.credible == names(5)
 
 
-def test_one_that_comes_back_is_held_no_more(guard):
+def test_a_task_that_returns_is_no_longer_held_back(guard):
     guard.judge(names(6), {"a": 6}, now=0.0)
 
     verdict = guard.judge(names(5), {"a": 6}, now=1.0)

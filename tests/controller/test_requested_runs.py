@@ -6,26 +6,16 @@ from pyncette.controller.cluster.api import TASKS, ObjectName
 from pyncette.controller.reconcile.requested_runs import FOLLOW_SECONDS, FOLLOWED_SECONDS_MAX, READS_MAX
 from pyncette.core.accounting import Verdict, with_verdict
 from pyncette.core.record import Outcome, is_on_demand, replace
-from tests.controller.fake_api import pool, task
 from tests.controller.scene import EIGHT
-from tests.controller.world import World
+from tests.controller.two_teams import REPORT, world_of_two_teams
 
 MANY = 2 * READS_MAX
-
-REPORT = ObjectName("b", "report")
 
 
 @pytest.fixture
 def world():
     """A world whose backend is so slow that a scan takes seconds, and the next one follows after a minute."""
-    world = World("first")
-    for namespace in "ab":
-        world.api.create(
-            pool(namespace=namespace, external=True, image=None, module=None, backendRef={"name": "first"})
-        )
-    for number in range(MANY):
-        world.api.create(task(f"task-{number}", "a"))
-    world.api.create(task("report", "b"))
+    world = world_of_two_teams(MANY)
     world.start()
     world.run(30)
     world.backends["first"].seconds = 0.1

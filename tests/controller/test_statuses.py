@@ -15,7 +15,7 @@ from pyncette.controller.cluster.api import (
 )
 from pyncette.controller.metrics import Metrics
 from pyncette.controller.status.differences import Difference
-from pyncette.controller.status.writer import BURST, CALM_SECONDS, Statuses, status_manifest
+from pyncette.controller.status.writer import BURST, PAUSE_SECONDS, Statuses, status_manifest
 from tests.simulation.loop import SECOND, SimulatedLoop
 
 
@@ -238,7 +238,7 @@ def test_a_namespace_with_thousands_of_statuses_waits_longer_between_two_of_a_re
 
     pauses = [bench.statuses.pause_seconds(namespace) for namespace in ("a", "b", "quiet")]
 
-    assert pauses == [pytest.approx(200, abs=1), CALM_SECONDS, CALM_SECONDS]
+    assert pauses == [pytest.approx(200, abs=1), PAUSE_SECONDS, PAUSE_SECONDS]
 
 
 def test_an_edit_comes_first_however_many_namespaces_wait(bench_of):
@@ -274,7 +274,7 @@ def test_after_its_first_writes_a_resource_waits(bench_of):
 
     statuses = [status for _, status, _ in bench.writes]
     assert statuses == [*range(BURST), BURST + 2]
-    assert bench.writes[-1][2] == pytest.approx(CALM_SECONDS, abs=1)
+    assert bench.writes[-1][2] == pytest.approx(PAUSE_SECONDS, abs=1)
 
 
 def test_a_new_generation_does_not_wait(bench_of):

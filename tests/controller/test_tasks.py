@@ -627,7 +627,7 @@ async def test_large_arguments_reach_the_record_whether_or_not_the_cache_holds_t
     assert bench.condition("Scheduled")["status"] == "True"
 
 
-async def test_a_task_that_is_deleted_while_its_arguments_are_read_again_is_let_go(bench, monkeypatch):
+async def test_a_task_that_is_deleted_while_its_arguments_are_read_again_is_forgotten(bench, monkeypatch):
     monkeypatch.setattr(objects, "LARGE_BYTES_MAX", 0)
     bench.task(args=LARGE)
     await bench.start()

@@ -1,4 +1,4 @@
-"""What kopf reads of the API server, a list or a stream of events, is reduced, however its bytes arrive."""
+"""Lists and streams of events arrive at kopf reduced, however their bytes are split."""
 
 import asyncio
 import json
@@ -71,14 +71,14 @@ async def test_each_event_of_a_stream_is_reduced(size):
     assert lines == [{"type": "ADDED", "object": small}, BOOKMARK, {"type": "DELETED", "object": small}]
 
 
-async def test_half_an_event_at_the_end_of_a_stream_is_left_to_kopf_which_ends_at_it():
+async def test_half_an_event_at_the_end_of_a_stream_is_passed_to_kopf_which_ends_the_stream():
     async with serving(b'{"type": "ADDED", "obj') as response:
         lines = [line async for line in iter_jsonlines(response.content)]
 
     assert lines == [b'{"type": "ADDED", "obj']
 
 
-async def test_an_event_without_an_end_breaks_the_connection_off(monkeypatch):
+async def test_an_endless_event_closes_the_connection(monkeypatch):
     monkeypatch.setattr(watch_session, "LINE_BYTES_MAX", 10_000)
 
     async with serving(b"x" * 100_000) as response:
@@ -138,7 +138,7 @@ async def test_a_list_is_reduced():
         (403, b'{"kind": "Status", "apiVersion": "v1", "reason": "Forbidden"}', APIForbiddenError),
     ],
 )
-async def test_kopf_learns_of_an_error_whatever_is_said_with_it(status, body, error):
+async def test_kopf_receives_an_error_with_any_body(status, body, error):
     async with serving(body, status=status) as response:
         with pytest.raises(error):
             await check_response(response)

@@ -1,4 +1,4 @@
-"""Two tenants in a simulated world, each with a database of its own, of which one attacks the other."""
+"""Two tenants in a simulated world, each with a database of its own. One attacks the other."""
 
 import asyncio
 
@@ -26,25 +26,25 @@ DAY = 86_400 * SECOND
 
 YEARLY = "0 12 24 12 *"
 
-LETTER = "dead-1"
+DEAD_LETTER = "dead-1"
 
 
 class HostileRemote(Remote):
-    """A database whose owner decides how each verb is answered."""
+    """A database whose owner decides the result of each verb."""
 
     def __init__(self, name, world):
         super().__init__(name, world)
         self.refuses_writes = False
         self.loses_writes = False
-        """Whether it does not answer writes of tasks, and all else."""
+        """Whether writes of tasks time out, while all else works."""
         self.write_seconds = lambda key: 0
-        """How long the write of the record at a key of a task takes, before it fails."""
+        """Maps the key of a task's record to the seconds after which its write fails; 0 if it succeeds."""
         self.shown = lambda records: records
-        """Makes of the records that a scan has found those that it returns."""
+        """Maps the records of a scan to those that it returns."""
         self.loaded = lambda record: record
-        """Makes of each record that was loaded the one that is returned."""
+        """Maps each loaded record to the one that is returned."""
         self.fault = lambda verb, key: None
-        """Returns the error that the driver raises when a record is loaded or swapped, if it raises one."""
+        """Returns the error of the driver for a verb on the record at a key; None if it raises none."""
 
     def new_store(self, *, create=True):
         del create
@@ -52,7 +52,7 @@ class HostileRemote(Remote):
 
 
 class HostileStore(RemoteStore):
-    """A connection to it."""
+    """A connection to a hostile database."""
 
     def __init__(self, remote):
         super().__init__(remote)
@@ -92,7 +92,7 @@ def _is_of_a_task(key):
 
 
 class Tenants(World):
-    """The namespaces shop and billing, and their databases; *settings* are further ones of the operator."""
+    """The namespaces shop and billing, and their databases. *settings* are further settings of the operator."""
 
     def __init__(self, *, namespaces=None, **settings):
         allowed = namespaces or {"shop": ["shop"], "billing": ["billing"]}
@@ -111,7 +111,7 @@ class Tenants(World):
         self.api.create(_in(namespace, task(name, **({"schedule": YEARLY, "handler": "pay"} | spec))))
 
     def put(self, backend, *records):
-        """Have whoever owns the database of *backend* write *records*, with the realms that they lie in."""
+        """Write *records* and register their realms, as the owner of the database of *backend* can."""
         memory = self.backends[backend].memory
         for realm in sorted({record.key.partition.realm for record in records}):
             key = Key(Partition(f"{RESERVED_REALMS}pools/{CLUSTER}", realm), "pool")
@@ -153,18 +153,18 @@ def forged(world, *, namespace="shop", pool="default", handler="pay", name="payr
     return replace(record, **fields)
 
 
-def forged_letter(world, home, args=b'{"to":"attacker"}', **fields):
+def forged_dead_letter(world, home, args=b'{"to":"attacker"}', **fields):
     """Return a dead letter of the record *home*, with forged arguments."""
     spec = Spec(home.spec.schedule, args, Policies())
-    letter = replace(
+    dead_letter = replace(
         home,
-        key=home.key._replace(occurrence=LETTER),
+        key=home.key._replace(occurrence=DEAD_LETTER),
         spec=spec,
         claimable_at=None,
         due_at=world.now,
         state=State(started=Started(world.now, world.now)),
     )
-    return replace(letter, **fields)
+    return replace(dead_letter, **fields)
 
 
-__all__ = ["CLUSTER", "DAY", "LETTER", "YEARLY", "Tenants", "forged", "forged_letter"]
+__all__ = ["CLUSTER", "DAY", "DEAD_LETTER", "YEARLY", "Tenants", "forged", "forged_dead_letter"]

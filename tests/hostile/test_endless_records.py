@@ -59,7 +59,7 @@ def begin_to_lie(world):
     world.backends["billing"].home = world.on("billing", "billing")["payroll"]
 
 
-def test_a_database_that_shows_runs_without_end_does_not_hold_a_scan(world):
+def test_a_database_with_endless_runs_does_not_block_a_scan(world):
     begin_to_lie(world)
     world.run(60)
 

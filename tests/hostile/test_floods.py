@@ -29,25 +29,25 @@ from tests.servers.kubernetes_client import Client
 TASKS = int(os.environ.get("PYNCETTE_FLOOD_TASKS", "2000"))
 
 BUSY, LARGE = 500, 60
-"""How many tasks of the flood are edited without pause, and how many are as large as the API server takes."""
+"""Numbers of tasks in the flood: edited without pause, and as large as the API server accepts."""
 
 ROWS, ROW_BYTES = 500, 1_000_000
 
 EDITS, LANES = 200, 4
-"""Edits of the other team, so many at once: each is of another task than those beside it."""
+"""Numbers of edits of the other team: in all, and at once. Concurrent edits are of different tasks."""
 
 SECONDS_MAX = 5.0
-"""Time limit at the 99th percentile for an edit to be observed, beyond what the API server takes for an edit of its own."""
+"""Time limit at the 99th percentile for an edit to be observed, without the latency of the API server."""
 
 BESIDE_SECONDS = 0.1
-"""Pause between two edits of the ConfigMap that shows what the API server itself takes."""
+"""Pause between two edits of the ConfigMap that measures the latency of the API server."""
 
 PATIENCE_SECONDS = 180
 
 pytestmark = pytest.mark.timeout(900)
 
 DEEP = '{"a":' * 9_980 + "1" + "}" * 9_980
-"""A value of nearly as many nested levels as the API server takes."""
+"""A value with nearly as many nested levels as the API server accepts."""
 
 LARGEST = {f"{number:02}": "x" * ARGS_BYTES_MAX for number in range(ARGS_KEYS_MAX)}
 """One MiB."""
@@ -144,10 +144,10 @@ async def observed(team, number, generation):
 
 async def edited(team, watched, lane, number):
     """
-    Edit a task, and return after how many seconds that was observed.
+    Edit a task, and return the seconds until the edit was observed.
 
-    What the API server itself takes is not counted: the time until a watch of another client shows the edit, and the
-    slowest edit meanwhile of an object that no operator observes.
+    Subtract the latency of the API server: the time until a watch of another client shows the edit, and the slowest
+    concurrent edit of an object that no operator observes.
     """
     async with slowest_beside(team, lane) as slowest:
         metadata = await team.crowd.edit(name_of(lane), args={"edit": str(number)})
@@ -158,7 +158,7 @@ async def edited(team, watched, lane, number):
 
 
 class Watched:
-    """When a watch of a client other than the operator showed each edit of a *crowd*."""
+    """The times at which a watch of another client showed each edit of a crowd."""
 
     def __init__(self):
         self._shown_at = {}
@@ -172,7 +172,7 @@ class Watched:
                 self._changed.notify_all()
 
     async def shown(self, metadata):
-        """Wait until that generation was shown, and return when it was."""
+        """Wait until the watch shows that generation, and return the time at which it did."""
         edit = (metadata["name"], metadata["generation"])
         async with asyncio.timeout(PATIENCE_SECONDS), self._changed:
             await self._changed.wait_for(lambda: edit in self._shown_at)
@@ -185,7 +185,7 @@ def beside(lane):
 
 @asynccontextmanager
 async def slowest_beside(team, lane):
-    """Edit a ConfigMap all the time, and yield what returns how many seconds the slowest edit took."""
+    """Edit a ConfigMap repeatedly, and yield a function that returns the seconds of the slowest edit."""
     took, done = [], asyncio.Event()
 
     async def edit():

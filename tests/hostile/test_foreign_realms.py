@@ -1,11 +1,11 @@
-"""What a tenant writes into its own database counts for no other tenant."""
+"""Records that a tenant writes into its own database affect no other tenant."""
 
 import logging
 
 import pytest
 
 from tests.controller.world import TASKS
-from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_letter
+from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_dead_letter
 
 HOME = f"{CLUSTER}/shop/default"
 
@@ -29,7 +29,7 @@ def attacked(world, *records):
 
 def test_a_record_on_the_database_of_another_tenant_is_not_carried_over(world):
     home = forged(world, due_at=world.now, version=2**63 - 1, fence=2**63 - 1)
-    attacked(world, home, forged_letter(world, home))
+    attacked(world, home, forged_dead_letter(world, home))
 
     world.task("shop", args={"to": "staff"})
     world.settle()
@@ -43,15 +43,15 @@ def test_a_record_on_the_database_of_another_tenant_is_not_carried_over(world):
 
 def test_a_record_on_the_database_of_another_tenant_is_left_as_it_is(world):
     home = forged(world)
-    letter = forged_letter(world, home)
-    attacked(world, home, letter)
+    dead_letter = forged_dead_letter(world, home)
+    attacked(world, home, dead_letter)
 
     world.task("shop")
     world.settle()
     world.api.remove(TASKS, "shop/payroll")
     world.settle()
 
-    assert list(world.on("billing").values()) == [home, letter]
+    assert list(world.on("billing").values()) == [home, dead_letter]
 
 
 def test_a_database_that_refuses_writes_delays_no_task_of_another_tenant(world):
@@ -124,7 +124,7 @@ def counted(world, backend):
 @pytest.mark.parametrize(
     ("namespace", "name"), [("", "payroll"), ("shop", ".."), ("a/../b", "payroll"), ("shop", "pay roll")]
 )
-def test_a_record_of_a_name_that_no_object_can_have_is_no_task(namespace, name):
+def test_a_record_with_an_impossible_name_is_no_task(namespace, name):
     world = Tenants(namespaces={"shop": ["*"]})
     world.pool("shop")
     world.put("shop", forged(world, namespace=namespace, name=name))

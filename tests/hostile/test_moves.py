@@ -1,13 +1,14 @@
-"""A task moves only from a database that the API server names, and takes along only what it may have left there."""
+"""A task moves only from a database that its status lists, and carries over only plausible records."""
 
 import logging
+from contextlib import ExitStack, closing
 
 import msgspec
 import pytest
 
 from pyncette.core.record import Counts, Owner, State, Summary, replace
 from tests.controller.world import POOLS, TASKS
-from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_letter
+from tests.hostile.tenants import CLUSTER, DAY, Tenants, forged, forged_dead_letter
 
 REALM = f"{CLUSTER}/shop/default"
 EVERYBODY = ["shop", "billing"]
@@ -17,17 +18,14 @@ HISTORY = Summary(counts=Counts(succeeded=7))
 
 @pytest.fixture
 def world_of():
-    made = []
+    with ExitStack() as worlds:
 
-    def make(namespaces=SHARED, backend="first", **settings):
-        world = Tenants(namespaces=namespaces, **settings)
-        made.append(world)
-        world.pool("shop", backend=backend)
-        return world
+        def make(namespaces=SHARED, backend="first", **settings):
+            world = worlds.enter_context(closing(Tenants(namespaces=namespaces, **settings)))
+            world.pool("shop", backend=backend)
+            return world
 
-    yield make
-    for world in made:
-        world.close()
+        yield make
 
 
 @pytest.fixture
@@ -84,11 +82,11 @@ def test_a_task_moves_with_its_history_from_the_database_that_its_status_lists(w
     assert events(world) == []
 
 
-def test_a_forged_record_on_a_shared_database_is_not_taken_along_but_stopped(world):
+def test_a_forged_record_on_a_shared_database_is_not_carried_over_but_stopped(world):
     home = forged(world, due_at=world.now, claimable_at=world.now, state=State(owner=Owner("x", 9, "x")))
     (before,) = world.on("first").values()
 
-    world.put("second", home, forged_letter(world, home))
+    world.put("second", home, forged_dead_letter(world, home))
     world.settle()
 
     assert list(world.on("first").values()) == [before]
@@ -99,10 +97,10 @@ def test_a_forged_record_on_a_shared_database_is_not_taken_along_but_stopped(wor
     assert '"second"' in events(world)[0]
 
 
-def test_a_forged_record_that_was_there_before_its_task_is_not_taken_along(world_of):
+def test_a_forged_record_that_was_there_before_its_task_is_not_carried_over(world_of):
     world = world_of()
     home = forged(world, due_at=world.now, version=2**62)
-    world.put("second", home, forged_letter(world, home))
+    world.put("second", home, forged_dead_letter(world, home))
     world.start()
     world.run(10)
 
@@ -143,7 +141,7 @@ def test_a_database_that_holds_an_unlisted_record_delays_nothing(world, away, ca
     assert "could not reconcile" not in caplog.text
 
 
-def test_a_database_that_is_away_from_the_start_delays_no_task_that_was_never_there(world):
+def test_a_database_that_is_unavailable_from_the_start_delays_no_task_that_was_never_there(world):
     world.backends["second"].is_away = True
     world.kill()
     world.backends["first"].wipe()
@@ -163,10 +161,10 @@ def test_a_forged_due_time_on_the_database_that_a_task_leaves_makes_nothing_due_
 
     (record,) = world.on("second").values()
     assert record.due_at > world.now + DAY
-    assert "due at a time" in events(world)[0]
+    assert "its due time is not in its schedule" in events(world)[0]
 
 
-def test_a_finished_one_off_does_not_run_again_if_its_record_is_not_taken_along(world_of):
+def test_a_finished_one_off_does_not_run_again_if_its_record_is_not_carried_over(world_of):
     world = world_of()
     world.pool("shop", "other", backend="second")
     world.task("shop", schedule=None, executeAt="2030-01-01T08:00:05Z")
@@ -323,7 +321,7 @@ def test_a_database_of_one_tenant_alone_needs_no_status_that_lists_it(world_of):
     assert world.on("first") == {}
 
 
-def test_a_task_with_an_invalid_spec_is_not_reported_by_an_unlisted_record(world):
+def test_the_status_of_a_task_with_an_invalid_spec_ignores_an_unlisted_record(world):
     world.kill()
     world.put("second", forged(world, pool="other"))
     world.api.edit(TASKS, "shop/payroll", handler="no:handler", suspend=True)
@@ -338,7 +336,7 @@ def test_a_task_with_an_invalid_spec_is_not_reported_by_an_unlisted_record(world
     assert locations(world) == [("first", REALM)]
 
 
-def test_a_task_is_not_started_anew_while_its_record_may_be_among_those_that_were_not_read(world_of):
+def test_a_task_is_not_started_anew_while_its_record_may_be_unread(world_of):
     exclusive = {"first": ["shop"], "second": ["shop"]}
     world = world_of(exclusive, recordMebibytesPerNamespace=1)
     world.task("shop", args={"to": "staff"})

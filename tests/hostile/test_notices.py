@@ -1,4 +1,4 @@
-"""A database that holds notices without end takes neither the operator's time nor its memory."""
+"""A database with endless notices exhausts neither the operator's time nor its memory."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pyncette.controller.reconcile.removal_notice import (
     PAGE,
     SCANNED,
     load_notices,
-    noticed_namespaces,
+    namespaces_with_notices,
 )
 from pyncette.core.record import Key, inert_record
 from pyncette.core.spec import Spec
@@ -16,7 +16,7 @@ from tests.controller.scene import EIGHT
 
 
 class Endless:
-    """A store that shows another page of notices however many were read."""
+    """A store with endless pages of notices."""
 
     def __init__(self):
         self.shown = 0
@@ -28,12 +28,12 @@ class Endless:
         return [inert_record(Key(partition, f"team-{number}"), Spec(), EIGHT) for number in numbers]
 
 
-async def test_a_database_that_shows_notices_without_end_does_not_hold_the_sweep():
-    assert len(await noticed_namespaces(Endless(), "east")) == NAMESPACES_MAX
+async def test_a_database_with_endless_notices_does_not_block_the_sweep():
+    assert len(await namespaces_with_notices(Endless(), "east")) == NAMESPACES_MAX
 
 
 @pytest.mark.parametrize("deleted", [set(), {"task-0007", "task-0500", "never-listed"}])
-async def test_of_a_forged_confirmation_only_names_that_were_deleted_are_kept(deleted):
+async def test_a_forged_confirmation_confirms_only_deleted_names(deleted):
     store = MemoryStore(MemoryBackend(lambda: EIGHT))
     notice = (await load_notices(store, "east", ["shop"]))["shop"]
     held = await notice.hold(store, [f"task-{number:04}" for number in range(10 * PAGE)], is_confirmed=True)

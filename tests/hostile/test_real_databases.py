@@ -113,7 +113,7 @@ def test_a_database_that_lies_harms_no_other_team_and_its_own_recovers(installat
     ("lie", "least"),
     [("EndlessRecords", 3), ("EndlessSideRuns", 9), ("EndlessPartitions", 2)],
 )
-def test_a_database_without_an_end_harms_no_other_team_and_its_own_recovers(installation, lie, least):
+def test_a_database_with_endless_rows_harms_no_other_team_and_its_own_recovers(installation, lie, least):
     (installation.folder / "realms").write_text(installation.shop.realm)
 
     with installation.told_from_the_start(lie, least):
@@ -160,7 +160,7 @@ def rows_are_forged(installation, names):
         yield
     # Those of bank are foreign, and not even looked at.
     assert any(
-        "was not taken along" in note for note in installation.events(installation.shop, "NotCarriedOver")
+        "was not carried over" in note for note in installation.events(installation.shop, "NotCarriedOver")
     )
 
 

@@ -1,4 +1,4 @@
-"""A move from another database takes along what operator and workers have written there, and nothing else."""
+"""A move from another database carries over records that the operator and workers wrote there, and nothing else."""
 
 import asyncio
 import contextlib
@@ -29,21 +29,21 @@ DAY = 86_400 * SECOND
 
 NOON = "0 12 24 12 *"
 
-LETTERS = "dead-1", "dead-run-x"
+DEAD_LETTERS = "dead-1", "dead-run-x"
 
 
 class Source(MemoryStore):
-    """The database that a task moves from. Whoever owns it decides how it answers."""
+    """The database that a task moves from. Its owner decides the result of each read."""
 
     def __init__(self, backend):
         super().__init__(backend)
         self.scans = 0
         self.shown = lambda scan, page: page
-        """Makes of each page of a scan, which are counted, the one that is returned."""
+        """Maps the number of a scan and its page to the page that is returned."""
         self.loaded = lambda record: record
-        """Makes of each record that is loaded the one that is returned."""
+        """Maps each loaded record to the one that is returned."""
         self.keeps = False
-        """Whether it refuses to remove anything."""
+        """Whether it refuses all removals."""
 
     async def scan(self, partition, task, after, limit):
         self.scans += 1
@@ -74,7 +74,7 @@ class Move:
         given["metadata"] |= {"uid": "u", "generation": generation}
         return desired_record_of(read_as(PyncetteTask, given), realm)
 
-    async def begin(self, *letters, state=None, **fields):
+    async def begin(self, *dead_letters, state=None, **fields):
         """Have the task run on the first database, where its owner then changes *fields*, and its *state*."""
         await mirror_one(self.away, self.desired("old", 1))
         stored = await self.record(self.source, "old")
@@ -84,12 +84,12 @@ class Move:
             state=replace(stored.state, **(state or {})),
         )
         self.source.backend.shelf(stored.key.partition).put(after)
-        for letter in letters:
-            await self.source.swap([Change(None, letter)])
+        for dead_letter in dead_letters:
+            await self.source.swap([Change(None, dead_letter)])
         return after
 
     async def go(self, reported=None):
-        """Move it, and return the result; *reported* is the next time that its status has."""
+        """Move the task, and return the result; *reported* is the next time in its status."""
         old = await self.record(self.source, "old")
         moving = [] if old is None else [MisplacedRecord(self.away, old, Bounds(reported))]
         return await mirror_one(self.here, self.desired("new", 2), moving)
@@ -101,15 +101,15 @@ class Move:
     async def arrived(self):
         return await self.record(self.target, "new")
 
-    async def letters(self):
+    async def dead_letters(self):
         page = await self.target.scan(Partition("new", "send"), None, None, 1000)
         return [record for record in page if record.key.occurrence]
 
-    def letter(self, occurrence=LETTERS[0], args=b'{"n":1}', **fields):
+    def dead_letter(self, occurrence=DEAD_LETTERS[0], args=b'{"n":1}', **fields):
         now = self.clock.now()
         spec = Spec(Once(now, "UTC"), msgspec.Raw(args), Policies())
-        letter = self.source_record(Key(Partition("old", "send"), "report", "", occurrence), spec, now)
-        return replace(letter, **fields)
+        dead_letter = self.source_record(Key(Partition("old", "send"), "report", "", occurrence), spec, now)
+        return replace(dead_letter, **fields)
 
     def source_record(self, key, spec, now):
         return records.Record(
@@ -170,7 +170,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
-async def test_a_record_that_nobody_has_written_so_is_not_taken_along(move, forged):
+async def test_an_implausible_record_is_not_carried_over(move, forged):
     await move.begin(**forged(move.clock.now()))
 
     result = await move.go()
@@ -183,7 +183,7 @@ async def test_a_record_that_nobody_has_written_so_is_not_taken_along(move, forg
     assert await move.record(move.source, "old") is None
 
 
-async def test_a_run_that_another_read_shows_in_progress_does_not_arrive_so(move):
+async def test_a_run_that_a_second_read_shows_in_progress_does_not_arrive_in_progress(move):
     await move.begin()
     started = Started(move.clock.now(), move.clock.now(), at_most_once=True)
 
@@ -231,32 +231,32 @@ async def test_long_messages_are_cut(move):
 
 
 async def test_dead_letters_move_with_their_arguments(move):
-    await move.begin(*map(move.letter, LETTERS))
+    await move.begin(*map(move.dead_letter, DEAD_LETTERS))
 
     result = await move.go()
 
-    letters = await move.letters()
+    dead_letters = await move.dead_letters()
     assert result.refused == ()
-    assert [letter.key.occurrence for letter in letters] == list(LETTERS)
-    assert {bytes(letter.spec.args) for letter in letters} == {b'{"n":1}'}
-    assert [letter.claimable_at for letter in letters] == [None, None]
+    assert [dead_letter.key.occurrence for dead_letter in dead_letters] == list(DEAD_LETTERS)
+    assert {bytes(dead_letter.spec.args) for dead_letter in dead_letters} == {b'{"n":1}'}
+    assert [dead_letter.claimable_at for dead_letter in dead_letters] == [None, None]
 
 
 async def test_a_dead_letter_gets_the_policies_of_the_task_and_bounded_numbers(move):
     forged = Policies(lease=2**60, keep_successful=2**40)
-    letter = move.letter(version=2**63 - 1, fence=2**63 - 1, lease_length=2**60, attempt=-5)
-    await move.begin(replace(letter, spec=replace(letter.spec, policies=forged)))
+    dead_letter = move.dead_letter(version=2**63 - 1, fence=2**63 - 1, lease_length=2**60, attempt=-5)
+    await move.begin(replace(dead_letter, spec=replace(dead_letter.spec, policies=forged)))
 
     await move.go()
 
-    (letter,) = await move.letters()
-    assert letter.spec.policies.lease == letter.lease_length == 60 * SECOND
-    assert letter.spec.policies.keep_successful == 3
-    assert max(letter.version, letter.fence) == move.clock.now() + CLOCK_MARGIN
-    assert (letter.attempt, letter.lease) == (0, None)
+    (dead_letter,) = await move.dead_letters()
+    assert dead_letter.spec.policies.lease == dead_letter.lease_length == 60 * SECOND
+    assert dead_letter.spec.policies.keep_successful == 3
+    assert max(dead_letter.version, dead_letter.fence) == move.clock.now() + CLOCK_MARGIN
+    assert (dead_letter.attempt, dead_letter.lease) == (0, None)
 
 
-BAD_LETTERS = {
+BAD_DEAD_LETTERS = {
     "too large": {"args": b'{"n":"%s"}' % (b"x" * ARGS_BYTES_MAX)},
     "no object": {"args": b"[1]"},
     "too deep": {"args": b'{"n":' + b"[" * 5000 + b"]" * 5000 + b"}"},
@@ -268,19 +268,19 @@ BAD_LETTERS = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD_LETTERS.values(), ids=BAD_LETTERS)
-async def test_a_dead_letter_that_nobody_has_written_so_is_not_taken_along_and_the_others_are(move, bad):
-    await move.begin(move.letter(**{"occurrence": "dead-0"} | bad), move.letter(LETTERS[1]))
+@pytest.mark.parametrize("bad", BAD_DEAD_LETTERS.values(), ids=BAD_DEAD_LETTERS)
+async def test_an_implausible_dead_letter_is_not_carried_over_and_the_others_are(move, bad):
+    await move.begin(move.dead_letter(**{"occurrence": "dead-0"} | bad), move.dead_letter(DEAD_LETTERS[1]))
 
     result = await move.go()
 
-    assert [letter.key.occurrence for letter in await move.letters()] == [LETTERS[1]]
+    assert [dead_letter.key.occurrence for dead_letter in await move.dead_letters()] == [DEAD_LETTERS[1]]
     assert len(result.refused) == 1
     assert (await move.arrived()) is not None
 
 
-async def test_a_dead_letter_that_another_read_shows_as_claimable_does_not_arrive_so(move):
-    await move.begin(move.letter())
+async def test_a_dead_letter_that_a_second_read_shows_as_claimable_does_not_arrive_claimable(move):
+    await move.begin(move.dead_letter())
 
     def changed(scan, page):
         return [replace(record, claimable_at=1) for record in page] if scan > 1 else page
@@ -289,17 +289,17 @@ async def test_a_dead_letter_that_another_read_shows_as_claimable_does_not_arriv
     result = await move.go()
 
     assert result.step is Step.WAITING
-    assert await move.letters() == []
+    assert await move.dead_letters() == []
     move.source.shown = lambda _, page: page
     await move.go()
-    assert [letter.claimable_at for letter in await move.letters()] == [None]
+    assert [dead_letter.claimable_at for dead_letter in await move.dead_letters()] == [None]
 
 
-async def test_a_database_that_shows_records_without_end_does_not_hold_a_move(move, monkeypatch):
+async def test_a_database_with_endless_records_does_not_block_a_move(move, monkeypatch):
     monkeypatch.setattr(records, "SIDE_RECORDS_MAX", 10)
     monkeypatch.setattr(records, "REMOVAL_SECONDS", 0.1)
     await move.begin()
-    move.source.shown = lambda *_: [move.letter()]
+    move.source.shown = lambda *_: [move.dead_letter()]
 
     result = await move.go()
 
@@ -342,7 +342,7 @@ class CrashError(Exception):
 
 @pytest.mark.parametrize("writes", range(1, 4))
 async def test_a_move_that_breaks_off_loses_no_dead_letter(move, writes):
-    await move.begin(*map(move.letter, LETTERS))
+    await move.begin(*map(move.dead_letter, DEAD_LETTERS))
     swap, left = move.target.swap, [writes]
 
     async def crash_after(changes):
@@ -357,5 +357,5 @@ async def test_a_move_that_breaks_off_loses_no_dead_letter(move, writes):
         with contextlib.suppress(CrashError):
             await move.go()
 
-    assert [letter.key.occurrence for letter in await move.letters()] == list(LETTERS)
+    assert [dead_letter.key.occurrence for dead_letter in await move.dead_letters()] == list(DEAD_LETTERS)
     assert await move.record(move.source, "old") is None

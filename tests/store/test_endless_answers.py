@@ -45,7 +45,7 @@ def certificate(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_a_server_that_answers_without_an_end_takes_little_memory(case, request):
+async def test_a_server_with_endless_responses_takes_little_memory(case, request):
     options = [request.getfixturevalue("certificate")] if case.endswith("-tls") else []
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.store.endless", case, *options, cwd=ROOT, stdout=subprocess.PIPE

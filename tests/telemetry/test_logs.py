@@ -99,7 +99,7 @@ def test_no_line_of_a_traceback_can_be_taken_for_a_record():
     assert all(line.startswith("    ") and line.isprintable() for line in others)
 
 
-def test_a_json_line_shows_nothing_that_a_terminal_obeys_and_loses_nothing():
+def test_a_json_line_has_no_control_character_and_loses_nothing():
     text = JsonFormatter().format(record("failed: %s", HOSTILE, task=HOSTILE))
 
     assert text.isprintable()

@@ -29,7 +29,7 @@ REPEAT_SECONDS: Final = 0.2
 """Time between notifications: the first may be sent before the listener is ready."""
 
 REALMS_NAMED_MAX: Final = 5
-"""Other realms that are named, of those that a credential reaches."""
+"""Maximum number of other realms that the report names."""
 
 POLICIES: Final = Policies(keep_finished=True, keep_successful=1)
 
@@ -92,9 +92,9 @@ async def try_out(backend: Backend, realm: str) -> list[Step]:
 
 async def _reach(backend: Backend, store: Store, realm: str) -> str:
     """
-    Return what the credential reaches beside *realm*, as a warning.
+    Return a report on data outside of *realm* that the credential can reach; a warning if there is any. Raises StoreError.
 
-    Another realm is tried with a name that nobody uses: what is there belongs to somebody else. Raises StoreError.
+    Write to an unused realm only, since records in other realms belong to other teams.
     """
     found = [*await backend.beyond()]
     reaches_all = False

@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 def print_line(text: str, *, err: bool = False) -> None:
-    """Print *text* as one line. All that a command prints passes here, or through the functions below."""
+    """Print *text* as one line. Commands print only through this function and those below."""
     click.echo(printable(text), err=err)
 
 

@@ -13,7 +13,7 @@ from pyncette.controller.reconcile.removal_notice import (
     Notice,
     clusters_with_notices,
     load_notices,
-    noticed_namespaces,
+    namespaces_with_notices,
 )
 from pyncette.controller.settings import DEFAULT_FILE, load_settings
 from pyncette.store.backend import Backend
@@ -28,7 +28,7 @@ class Held(NamedTuple):
     namespace: str
     tasks: int
     names: Sequence[str]
-    """The names of all tasks, except for those that cannot be read."""
+    """The names of the tasks. Names that cannot be read are left out."""
 
 
 class Selection(NamedTuple):
@@ -91,7 +91,7 @@ async def _held_on(store: Store, backend: Backend, selection: Selection) -> list
     found: list[Held] = []
     for cluster in clusters:
         if selection.namespace is None:
-            namespaces = await noticed_namespaces(store, cluster)
+            namespaces = await namespaces_with_notices(store, cluster)
         else:
             namespaces = {selection.namespace}
         for namespace, notice in (await load_notices(store, cluster, namespaces)).items():

@@ -1,4 +1,4 @@
-"""A queue in which namespaces take turns, so that a flood in one delays no other by more than a turn."""
+"""A queue in which namespaces take turns, so that a flood in one delays the others by at most one turn."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final, Generic, TypeVar
 
-IN_A_ROW_MAX: Final = 16
-"""After this many more urgent keys of a namespace, one that is less urgent has its turn, so a flood starves nothing."""
+URGENT_IN_A_ROW_MAX: Final = 16
+"""Number of more urgent keys of a namespace before the turn of a less urgent one, so that a flood does not starve it."""
 
 K = TypeVar("K", bound=Hashable)
 
 
 def fair_share(own: float, total: float, namespaces: int) -> float:
-    """Return how much of the work of *total* is done until the *own* of a namespace is, if *namespaces* take turns."""
+    """Return the part of *total* that is done when the *own* work of a namespace is, if *namespaces* take turns."""
     return min(total, own * namespaces)
 
 
 class FairQueue(Generic[K]):
     """
-    Keys that wait, each once, in a namespace and with an urgency: the greater, the sooner.
+    Waiting keys, each with a namespace and an urgency. A key waits at most once, and a greater urgency comes sooner.
 
     Every other key comes from the next namespace in turn. The keys in between come from the next namespace in turn among
-    those that have the most urgent keys. So something urgent is taken at once while many namespaces wait with less urgent
-    keys, and a namespace whose keys are all urgent leaves half of the turns to the others.
+    those with the most urgent keys. So an urgent key is taken soon, even if many namespaces wait with less urgent ones. A
+    namespace whose keys are all urgent leaves half of the turns to the others.
 
-    Within a namespace, the most urgent key comes first, and the oldest of those alike.
+    Within a namespace, the most urgent key comes first, and the oldest of equally urgent ones.
     """
 
     def __init__(self) -> None:
-        self._places: dict[K, tuple[str, int]] = {}
+        self._entries: dict[K, tuple[str, int]] = {}
         """The namespace and the urgency of each key."""
         self._lanes: OrderedDict[str, _Lane[K]] = OrderedDict()
-        """The keys of each namespace that has any; the namespace whose turn is next comes first."""
+        """The keys of each namespace. The next namespace in turn comes first."""
         self._rings: dict[int, OrderedDict[str, None]] = {}
-        """By urgency: the namespaces that have such keys; the one whose turn is next comes first."""
+        """By urgency: the namespaces with such keys. The next one in turn comes first."""
         self._is_urgent_next = True
         self._arrivals = 0
 
     def __len__(self) -> int:
         """Return how many keys wait."""
-        return len(self._places)
+        return len(self._entries)
 
     def __contains__(self, key: K) -> bool:
         """Return whether *key* waits."""
-        return key in self._places
+        return key in self._entries
 
     def counts(self) -> Mapping[str, int]:
         """Return how many keys of each namespace wait. Safe to call from another thread."""
@@ -57,22 +57,22 @@ class FairQueue(Generic[K]):
 
     def add(self, key: K, namespace: str, urgency: int = 0) -> None:
         """Add *key*. One that waits already keeps its place, unless it becomes more urgent."""
-        place = self._places.get(key)
-        if place is not None:
-            if urgency <= place[1]:
+        entry = self._entries.get(key)
+        if entry is not None:
+            if urgency <= entry[1]:
                 return
             self.discard(key)
         self._arrivals += 1
-        self._places[key] = (namespace, urgency)
+        self._entries[key] = (namespace, urgency)
         self._lanes.setdefault(namespace, _Lane()).add(key, urgency, self._arrivals)
         self._rings.setdefault(urgency, OrderedDict()).setdefault(namespace)
 
     def discard(self, key: K) -> None:
         """Remove *key*, if it waits."""
-        place = self._places.pop(key, None)
-        if place is None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
             return
-        namespace, urgency = place
+        namespace, urgency = entry
         lane = self._lanes[namespace]
         lane.remove(key, urgency)
         if not lane.has(urgency):
@@ -84,7 +84,7 @@ class FairQueue(Generic[K]):
             del self._lanes[namespace]
 
     def take(self, is_allowed: Callable[[str], bool] = lambda _: True) -> K | None:
-        """Remove and return the next key of a namespace that *is_allowed*; None if there is none."""
+        """Remove and return the next key of a namespace for which *is_allowed* is true; None if there is none."""
         namespace = self._next_namespace(is_allowed)
         if namespace is None:
             return None
@@ -97,7 +97,7 @@ class FairQueue(Generic[K]):
         return key
 
     def shed(self) -> K:
-        """Remove and return the oldest key of the namespace that has the most."""
+        """Remove and return the oldest key of the namespace with the most keys. The queue must not be empty."""
         key = max(self._lanes.values(), key=len).oldest()
         self.discard(key)
         return key
@@ -112,7 +112,7 @@ class FairQueue(Generic[K]):
         return None
 
     def _end_turn(self, namespace: str, lane: _Lane[K]) -> None:
-        """Let *namespace* have its next turn after all others."""
+        """Move *namespace* behind all others."""
         self._lanes.move_to_end(namespace)
         for urgency in lane.urgencies():
             self._rings[urgency].move_to_end(namespace)
@@ -126,7 +126,7 @@ class _Lane(Generic[K]):
         """By urgency: the keys and their numbers of arrival, the oldest first. No level is empty."""
         self._count = 0
         self._in_a_row = 0
-        """How many of the most urgent keys were taken since one of a lower level was."""
+        """Number of most urgent keys that were taken since the last less urgent one."""
 
     def __len__(self) -> int:
         return self._count
@@ -149,10 +149,10 @@ class _Lane(Generic[K]):
             del self._levels[urgency]
 
     def next(self) -> K:
-        """Return the key whose turn it is, and count that."""
+        """Return the next key, and count it as taken. The caller removes it."""
         urgent = max(self._levels)
         lower = [level for urgency, level in self._levels.items() if urgency < urgent]
-        if lower and self._in_a_row >= IN_A_ROW_MAX:
+        if lower and self._in_a_row >= URGENT_IN_A_ROW_MAX:
             self._in_a_row = 0
             return _oldest(lower)
         self._in_a_row = self._in_a_row + 1 if lower else 0

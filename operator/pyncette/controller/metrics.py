@@ -19,7 +19,7 @@ PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 """From a pass that finds nothing to do to one that waits for what is away, in seconds."""
 
 NAMESPACES_MAX: Final = 5
-"""Namespaces that a scrape reports of each queue: enough to see who floods it, however many namespaces there are."""
+"""Maximum number of namespaces in the series of a queue: enough to see which one floods it."""
 
 RESYNC_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -137,7 +137,7 @@ BACKEND: Final = Measure(
     "Calls of a backend: how many, and how long they took",
     {
         "backend": "its name in the settings",
-        "operation": "`ask`: whether it is there; `look`: the records of a namespace, or at first of all; `mirror`: one task written",
+        "operation": "`ask`: a health check; `look`: a scan of a namespace, or of everything; `mirror`: a write of one task",
     },
     PASS_BUCKETS,
 )
@@ -305,7 +305,7 @@ class Metrics:
     def set_backlogs(
         self, backend: str, backlogs: Mapping[ObjectName, Backlog], namespace: str | None = None
     ) -> None:
-        """Set the backlog of each pool on *backend*, and remove the series of all other pools of *namespace*, or of all."""
+        """Set the backlog of each pool on *backend*, and remove the series of its other pools; with *namespace*, only of that one."""
         reported = self._pools.setdefault(backend, set())
         for pool in {pool for pool in reported if namespace in {None, pool.namespace}} - backlogs.keys():
             self.gauge(DUE).remove(*pool, backend)
@@ -330,23 +330,23 @@ class Metrics:
 
     # --- Read at each scrape -------------------------------------------------------------------------------------
 
-    def ask_queue(
+    def report_queue(
         self, waiting: Callable[[], int], in_progress: Callable[[], int], deferred: Callable[[], int]
     ) -> None:
-        """Read the queue at each scrape."""
+        """Report the lengths of the work queue, read at each scrape."""
         self.gauge(QUEUE, "waiting").set_function(waiting)
         self.gauge(QUEUE, "in_progress").set_function(in_progress)
         self.gauge(QUEUE, "deferred").set_function(deferred)
 
-    def ask_namespaces(self, queue: str, waiting: Callable[[], Mapping[str, int]]) -> None:
-        """Read at each scrape how many entries of each namespace wait in *queue*."""
+    def report_queue_by_namespace(self, queue: str, waiting: Callable[[], Mapping[str, int]]) -> None:
+        """Report the number of entries of each namespace in *queue*, read at each scrape by another thread."""
         self._waiting.queues[queue] = waiting
 
-    def ask_sight(self, last_delivery_at: Callable[[], float | None]) -> None:
-        """Read at each scrape when the watch last delivered anything, by the monotonic clock."""
+    def report_last_delivery(self, last_delivery_at: Callable[[], float | None]) -> None:
+        """Report the age of the last delivery of the watch, a monotonic time that is read at each scrape."""
         self.gauge(WATCH_AGE).set_function(lambda: self._age(last_delivery_at()))
 
-    def ask_objects(self, kind: str, count: Callable[[], int]) -> None:
+    def report_objects(self, kind: str, count: Callable[[], int]) -> None:
         self.gauge(OBJECTS, kind).set_function(count)
 
     def _age(self, at: float | None) -> float:
@@ -355,7 +355,7 @@ class Metrics:
 
 
 class _LongestQueues(Collector):
-    """The series of `NAMESPACE_WAITING`, of the namespaces that have the most in each queue."""
+    """The collector of `NAMESPACE_WAITING`: for each queue, the namespaces with the most entries."""
 
     def __init__(self) -> None:
         self.queues: dict[str, Callable[[], Mapping[str, int]]] = {}

@@ -26,9 +26,9 @@ class Scope(StrEnum):
     RELEASE = "release"
     """In the namespace that the operator itself runs in, whether it is watched or not."""
     CLUSTER = "cluster"
-    """In the cluster as a whole, and only if all of its namespaces are watched."""
+    """In the whole cluster. Granted only if all namespaces are watched."""
     SELECTOR = "selector"
-    """The same, and only if a backend has a selector of namespaces."""
+    """In the whole cluster, too. Granted only if a backend has a selector of namespaces."""
 
 
 class Permission(NamedTuple):

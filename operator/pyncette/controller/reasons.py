@@ -61,7 +61,7 @@ class Reason(Enum):
     # Of records on a database that others may write to.
     NOT_CARRIED_OVER = (
         "NotCarriedOver",
-        "A record of the task on another database was not taken along: the status does not list that database, or the record is not valid.",
+        "A record of the task on another database was not carried over: the status does not list that database, or the record is not valid.",
         "Warning",
     )
 
@@ -74,7 +74,7 @@ class Reason(Enum):
     UNKNOWN_FIELD = ("UnknownField", "The spec has a field that this release does not know.", "Warning")
     INVALID_NAME = (
         "InvalidName",
-        "The name of the handler has characters that no handler may have.",
+        "The name of the handler has invalid characters.",
         "Warning",
     )
     INVALID_SCHEDULE = ("InvalidSchedule", "The schedule cannot be read, or can never be due.", "Warning")
@@ -82,7 +82,7 @@ class Reason(Enum):
     ARGUMENTS_TOO_LARGE = ("ArgumentsTooLarge", "The arguments take more than 16 KiB as JSON.", "Warning")
     TOO_LARGE = (
         "TooLarge",
-        "A part of the spec is larger, or nested more deeply, than the operator holds; the message has the limit.",
+        "A part of the spec is too large, or nested too deeply. The message has the limit.",
         "Warning",
     )
     BACKEND_NOT_ALLOWED = (
@@ -190,12 +190,12 @@ class Reason(Enum):
     )
     TOO_MANY_RECORDS = (
         "TooManyRecords",
-        "The namespace has more records on its backend than fit into the operator's memory. Its tasks are not reconciled, and run.",
+        "The namespace has more records on its backend than fit into the operator's memory. Its tasks run, but are not reconciled.",
         "Warning",
     )
     DATABASE_COPIED = (
         "DatabaseCopied",
-        "The database of the pool's backend has the identity of another one: one of them is a copy. Both are used, and kept apart.",
+        "The database of the pool's backend has the identity of another one: one of them is a copy. The operator uses both, separately.",
         "Warning",
     )
     WORKERS_UNAVAILABLE = (

@@ -55,7 +55,7 @@ from pyncette.errors import PyncetteException
 logger = logging.getLogger(__name__)
 
 PASSES: Final = 32
-"""Concurrent passes: most of a pass is waiting for the API server and the backend. The settings limit those of a namespace."""
+"""Maximum concurrent passes, which mostly wait for the API server and the backend. The settings limit those of a namespace."""
 
 MISSED_LISTS: Final = 2
 """A task with a record counts as missing after this many lists in a row without it; then it is read by name."""
@@ -165,15 +165,15 @@ class Operator:
     def _have_measured(self, sight: WatchStaleness) -> None:
         """Register the gauges that are read at each scrape."""
         metrics = self.metrics
-        metrics.ask_queue(
+        metrics.report_queue(
             lambda: len(self._queue), lambda: self._queue.in_progress, lambda: self._queue.deferred
         )
-        metrics.ask_namespaces("reconcile", self._queue.waiting)
-        metrics.ask_namespaces("status", self._statuses.waiting)
-        metrics.ask_namespaces("event", self._events.waiting)
-        metrics.ask_sight(lambda: sight.last_delivery_at)
+        metrics.report_queue_by_namespace("reconcile", self._queue.waiting)
+        metrics.report_queue_by_namespace("status", self._statuses.waiting)
+        metrics.report_queue_by_namespace("event", self._events.waiting)
+        metrics.report_last_delivery(lambda: sight.last_delivery_at)
         for kind in (TASKS, POOLS, DEPLOYMENTS):
-            metrics.ask_objects(kind.name, partial(self._objects.count, kind))
+            metrics.report_objects(kind.name, partial(self._objects.count, kind))
         metrics.gauge(HELD_BACK).set_function(lambda: float(sum(self.held_back.values())))
 
     @property
@@ -237,7 +237,7 @@ class Operator:
     # --- Reconciling -------------------------------------------------------------------------------------------------
 
     async def _reconcile(self, reference: Reference) -> float | None:
-        self._opened_or_closed(await self._backends.open_namespaces.look(self._api, reference.namespace))
+        self._opened_or_closed(await self._backends.open_namespaces.read_for(self._api, reference.namespace))
         try:
             if reference.kind is TASKS:
                 return await self._tasks.reconcile(reference.object_name)
@@ -295,7 +295,7 @@ class Operator:
     # --- Backends ----------------------------------------------------------------------------------------------------
 
     def _backend_changed(self, backend: OpenBackend) -> None:
-        """Queue all that is on *backend*, which became available or unavailable, or has another store name."""
+        """Queue the pools and tasks on *backend*, whose availability, store name or identity changed."""
         self._forget_former()
         if backend.is_alias:
             self.metrics.set_backlogs(backend.name, {})
@@ -313,21 +313,21 @@ class Operator:
             self._pool_changed(pool)
 
     def _opened_or_closed(self, changes: Changes) -> None:
-        """Queue all that is in the namespaces of the *changes*, and scan the backends again."""
+        """Queue the pools and tasks in the namespaces of the *changes*, and restart the scans of the backends."""
         for name, namespaces in changes.items():
-            place = self._backends.store_name(name)
-            self._scans[place].restart()
-            for pool in self._pools.on(place):
+            store_name = self._backends.store_name(name)
+            self._scans[store_name].restart()
+            for pool in self._pools.on(store_name):
                 if pool.namespace in namespaces:
                     self._queue.add(Reference(POOLS, *pool), Urgency.ROUTINE)
                     self._pool_changed(pool)
 
     def _forget_former(self) -> None:
-        """Forget the records by names that no backend has any more: also those that a pass noted meanwhile."""
+        """Forget the records by store names that no backend has any longer, including those that a pass has noted meanwhile."""
         self._mirrored.keep_only({backend.store_name for backend in self._backends})
 
     async def _scan(self, backend: OpenBackend, namespace: str | None) -> float:
-        """Scan *backend* once, queue what has changed there, and return the seconds that the scan took."""
+        """Scan *backend* once, queue the changed tasks and pools, and return the duration in seconds. Raises StoreError."""
         ledger = backend.ledger
         if ledger is None:
             return 0.0
@@ -355,7 +355,7 @@ class Operator:
         return pools.union(self._mirrored.namespaces(backend.store_name))
 
     def _reconcile_unrecorded(self, backend: OpenBackend) -> None:
-        """Queue the tasks without a record that have waited for the first scan of *backend*, which might have held one."""
+        """Queue the tasks without a record. They have waited for the first scan of *backend*, which might have found one."""
         for name in self._objects.names(TASKS):
             if self._backends.is_open(backend.store_name, name.namespace) and not self._mirrored.records(
                 name
@@ -456,7 +456,7 @@ class Operator:
         return self._is_watched(name.namespace) and self._objects.uid(TASKS, name) is None
 
     async def _is_ending(self, namespace: str) -> bool:
-        """Return whether *namespace* is known to be terminating or gone. Without rights on namespaces, nothing is known."""
+        """Return whether *namespace* is known to be terminating or gone; False in namespaced mode, which has no right to read it."""
         if None not in self._namespaces:
             return False
         try:
@@ -480,7 +480,7 @@ class Operator:
         self.metrics.withdrew("event", len(names) - missed)
 
     def _report_task(self, name: ObjectName, content: EventContent) -> None:
-        """Create an Event about a task."""
+        """Queue an Event about a task, if the task exists."""
         stored = self._seen(Reference(TASKS, *name))
         if stored is not None:
             meta = stored["metadata"]

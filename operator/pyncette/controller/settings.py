@@ -38,7 +38,7 @@ class NamespaceSelector(Model):
 
     @property
     def text(self) -> str:
-        """The selector as a request to the API server has it."""
+        """The selector in the syntax of a request to the API server."""
         return ",".join(f"{key}={value}" for key, value in self.match_labels.items())
 
 
@@ -128,16 +128,16 @@ class SweepSettings(Model):
     confirm: Count = 0
     """As many removals as were held back, to let them happen at this start."""
     share_percent: int = Field(default=20, ge=0, le=100)
-    """Of the tasks of a namespace, the share that may go within an hour without a confirmation."""
+    """Percentage of a namespace's tasks that may be removed within an hour without confirmation."""
     least: Count = 5
-    """As many may go, whatever share that is."""
+    """Number of tasks of a namespace that may be removed within an hour in any case."""
 
 
 class NamespaceSettings(Model):
-    """What one namespace may take of the operator while others wait."""
+    """The limits of one namespace."""
 
     passes: int = Field(default=8, ge=1, le=32)
-    """Concurrent passes over objects of one namespace, of 32 in all: a slow backend of one team leaves the rest to the others."""
+    """Maximum concurrent passes of a namespace, of 32 in all, so that a slow backend of one team does not block the others."""
 
 
 class OperatorSettings(Model):
@@ -168,13 +168,13 @@ class OperatorSettings(Model):
     status_writes_per_second: int = Field(default=50, ge=1, le=10_000)
     """Writes of statuses, of all resources together."""
     per_namespace: NamespaceSettings = NamespaceSettings()
-    """Limits of each namespace. Whatever is not limited here is taken in turns."""
+    """Limits of each namespace. For everything else, namespaces take turns."""
     record_mebibytes_per_namespace: int = Field(default=64, ge=1, le=65_536)
-    """Memory for the records of one namespace on one backend, about. Beyond that, its tasks are not reconciled."""
+    """Approximate memory for the records of a namespace on a backend, in MiB. Beyond it, its tasks are not reconciled."""
     record_mebibytes_per_backend: int = Field(default=192, ge=1, le=65_536)
-    """Memory for all records of one backend, about."""
+    """Approximate memory for all records of a backend, in MiB."""
     record_mebibytes: int = Field(default=192, ge=1, le=65_536)
-    """Memory for the records of all backends together, about. The namespace with the most gives way to one with fewer."""
+    """Approximate memory for the records of all backends, in MiB. The namespace with the most gives way to one with fewer."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080
@@ -228,8 +228,8 @@ class OperatorSettings(Model):
 
 def load_settings(path: Path, environment: Mapping[str, str]) -> OperatorSettings:
     """
-    Return what the file at *path* says; the pod by POD_NAME, POD_UID, POD_SERVICE_ACCOUNT and POD_NAMESPACE, unless
-    they stand there.
+    Return the settings in the file at *path*. POD_NAME, POD_UID, POD_SERVICE_ACCOUNT and POD_NAMESPACE describe the pod,
+    unless the file does.
 
     Raises ConfigurationError with all problems.
     """

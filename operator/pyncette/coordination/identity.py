@@ -1,4 +1,4 @@
-"""Identifies databases: by a record that copies share, and by a proof that only one database can give."""
+"""Identifies databases: by a record that copies share, and by a secret that only one database holds."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PROOFS: Final = Partition(IDENTITY_REALM, "proof")
 
 async def identity_of(store: Store) -> bytes:
     """
-    Return the identity of the database of *store*, which the first operator writes there. Raises StoreError.
+    Return the identity of the database of *store*. Write a new one if it has none. Raises StoreError.
 
-    It is a claim, and no proof: a copy has the same, and anyone who may write to the database can write any.
+    It proves nothing: a copy has the same identity, and any writer to the database can write any identity.
     """
     (record,) = await store.load([_IDENTITY])
     if record is None:
@@ -34,7 +34,7 @@ async def identity_of(store: Store) -> bytes:
 
 
 async def renew_identity(store: Store) -> bool:
-    """Give the database of *store* another identity; False if it was changed meanwhile. Raises StoreError."""
+    """Give the database of *store* a new identity. Return False if it was changed meanwhile. Raises StoreError."""
     (record,) = await store.load([_IDENTITY])
     if record is None:
         after = inert_record(_IDENTITY, _new_identity(), await store.now())
@@ -46,10 +46,10 @@ async def renew_identity(store: Store) -> bool:
 
 class Proof:
     """
-    A secret value in the database of *store*, by which another connection is recognized as one to the same database.
+    A secret value in the database of *store*. Another connection that reads it leads to the same database.
 
-    Whoever writes to the other database alone can neither read the value nor guess it. The key does not contain it, since
-    the key is sent to the other database. An operator that dies in between leaves the record behind.
+    A tenant of the other database can neither read nor guess the value. The key does not contain it, since the key is sent
+    to the other database. If the operator dies before `remove`, the record stays.
     """
 
     def __init__(self, store: Store) -> None:

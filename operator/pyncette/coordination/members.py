@@ -323,7 +323,7 @@ class Membership:
 
     def _new_record(self, now: Instant) -> Record:
         member = self._member
-        # Never to be claimed, also by whoever might ask for this partition; the lease is our own.
+        # No worker may claim it, even if one polls this partition; the lease is our own.
         return replace(
             inert_record(self._key, self._spec(), now),
             lease_length=MEMBER_LEASE,

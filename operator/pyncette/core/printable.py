@@ -1,19 +1,19 @@
-"""Makes text that others wrote safe to show: it cannot control a terminal, reorder a line, or start a new one."""
+"""Makes untrusted text safe to print, so that it cannot control a terminal, reorder a line, or begin a new line."""
 
 from __future__ import annotations
 
 from typing import Final
 
 JOINERS: Final = frozenset("\u200c\u200d")
-"""The zero-width (non-)joiner. Scripts and emoji need them, and they reorder nothing."""
+"""The zero-width joiner and non-joiner. Scripts and emoji need them, and they do not reorder text."""
 
 
 def printable(text: str) -> str:
     r"""
-    Return *text* with an escape, such as `\x1b`, in place of each character that is not shown as itself.
+    Return *text* with an escape, such as `\x1b`, in place of each unprintable character, so that it is one line.
 
-    Escaped are control characters, line ends, bidirectional marks, other invisible characters and lone surrogates. The
-    result is one line. This is the only function that makes text safe for terminals, text logs, conditions and Events.
+    This includes control characters, line ends, bidirectional marks, other invisible characters and lone surrogates. All
+    text for terminals, text logs, conditions and Events passes through this function.
     """
     if text.isprintable():
         return text
@@ -21,7 +21,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return *text* like `printable`, with a single space in place of white space: for tables, conditions and Events."""
+    """Return printable *text* with white space collapsed to single spaces, for tables, conditions and Events."""
     return printable(" ".join(text.split()))
 
 
@@ -29,7 +29,7 @@ def printable_json(text: str) -> str:
     r"""Return the JSON *text* with an escape, such as `\u202e`, for each unprintable character. It decodes to the same value."""
     if text.isprintable():
         return text
-    # Outside of its strings, JSON has no other unprintable character than a line end, and inside it has none.
+    # A line end is the only unprintable character outside the strings of JSON, and never occurs inside them.
     return "".join(
         one if one.isprintable() or one in JOINERS or one == "\n" else _escaped_in_json(one) for one in text
     )

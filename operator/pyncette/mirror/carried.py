@@ -1,4 +1,4 @@
-"""What a move takes along from a database that others may write to: bounded by the clock and by the limits of a task. Pure."""
+"""Checks the records that a move carries over from a database that others may write to. Pure."""
 
 from __future__ import annotations
 
@@ -33,32 +33,33 @@ CLOCK_MARGIN: Final[Duration] = 3600 * SECOND
 
 REPORTED_AHEAD: Final[Duration] = 900 * SECOND
 """
-How much later than the next time the one may be that a status reports of a schedule that is due `OFTEN`: by the longest
-wait between two writes of a status, and some more.
+How far the next time in a status may lie after the record's, for a schedule that is due `OFTEN`.
+
+It covers the longest wait between two writes of a status, with a margin.
 """
 
 OCCURRENCE: Final = re.compile(rf"{DEAD_LETTER_PREFIX}[!-~]{{1,100}}")
-"""The names of dead letters: of a due time, or of a requested run."""
+"""The name of a dead letter: of a due time, or of a requested run."""
 
 _ARGUMENTS: Final = TypeAdapter[object](Arguments)
 
 
 class Bounds(NamedTuple):
-    """What bounds a record that moves here from another database."""
+    """The bounds of a record that moves here from another database."""
 
     reported_next: Instant | None
-    """The next occurrence that the status of the task reports; None: it reports none."""
+    """The next occurrence in the status of the task; None if the status has none."""
 
 
-class UnfitError(ValueError):
-    """A record that no operator or worker has written so. The message says why."""
+class ImplausibleRecordError(ValueError):
+    """The record has a value that no operator or worker writes. The message is a clause that names the value."""
 
 
 def bounded(old: Record, now: Instant) -> Record:
     """
-    Return what a move takes along of *old*, the stopped record of a task on another database.
+    Return *old*, the stopped record of a task on another database, without its run and within all limits.
 
-    Raises UnfitError. The due time is not checked: `check_due` checks it once the desired spec is in force.
+    Raises ImplausibleRecordError. The caller applies the desired spec, and then calls `check_due` for the due time.
     """
     state = old.state
     for name, at in (
@@ -70,7 +71,7 @@ def bounded(old: Record, now: Instant) -> Record:
     ):
         _check_past(name, at, now)
     if max(map(len, msgspec.structs.astuple(state.handled))) > REQUEST_CHARACTERS_MAX:
-        raise UnfitError("a handled request is too long")
+        raise ImplausibleRecordError("a handled request is too long")
     summary = _bounded_summary(state.summary, now)
     return Record(
         key=old.key,
@@ -87,10 +88,9 @@ def bounded(old: Record, now: Instant) -> Record:
 
 def check_due(after: Record, bounds: Bounds, now: Instant) -> None:
     """
-    Raise UnfitError unless the record *after* its move is due when its schedule and the status of its task allow.
+    Raise ImplausibleRecordError unless the schedule and the status allow the due time of *after*, the moved record.
 
-    A time that has passed must not be before the next time that the status reports: that one had not started then, and all
-    before it had ended.
+    A due time in the past must not lie before the next time in the status. All earlier occurrences had ended by then.
     """
     due, schedule, since = after.due_at, after.spec.schedule, after.schedule_since
     policies = after.spec.policies
@@ -99,54 +99,54 @@ def check_due(after: Record, bounds: Bounds, now: Instant) -> None:
     last = next_due(schedule, policies, since, now + CLOCK_MARGIN)
     if due is None:
         if last is not None:
-            raise UnfitError("it is not due, and its schedule has further times")
+            raise ImplausibleRecordError("it has no due time, although its schedule has further times")
         return
     if next_due(schedule, policies, since, due - 1) != due:
-        raise UnfitError("it is due at a time that its schedule does not have")
+        raise ImplausibleRecordError("its due time is not in its schedule")
     if due <= now:
         second = next_due(schedule, policies, since, due)
         ahead = REPORTED_AHEAD if second is not None and second - due < OFTEN else 0
         if bounds.reported_next is None or due < bounds.reported_next - ahead:
-            raise UnfitError("it is due at a time that has passed, and that the status does not report")
+            raise ImplausibleRecordError("its due time has passed, and the status does not report that time")
     elif last is not None and due > last:
-        raise UnfitError("it is due later than the next time of its schedule")
+        raise ImplausibleRecordError("its due time is later than the next time of its schedule")
 
 
-def dead_letter(letter: Record, desired: DesiredRecord, now: Instant) -> Record:
+def carried_dead_letter(old: Record, desired: DesiredRecord, now: Instant) -> Record:
     """
-    Return a dead letter as it is created at the key of the *desired* record of its task. Raises UnfitError.
+    Return the dead letter to create at the key of the *desired* record for *old*. Raises ImplausibleRecordError.
 
-    Its arguments, its time and its name are taken along. All else is that of a new dead letter of the task.
+    The arguments, the due time and the name are carried over. All else is that of a new dead letter of the task.
     """
-    occurrence = letter.key.occurrence
+    occurrence = old.key.occurrence
     if not OCCURRENCE.fullmatch(occurrence):
-        raise UnfitError("a dead letter has an invalid name")
-    if letter.due_at is None:
-        raise UnfitError(f"the dead letter {occurrence} has no time")
-    _check_past(f"the dead letter {occurrence}", letter.due_at, now)
-    _check_past(f"the creation of the dead letter {occurrence}", letter.state.created_version, now)
-    _check_arguments(occurrence, bytes(letter.spec.args))
+        raise ImplausibleRecordError("the name of a dead letter is invalid")
+    if old.due_at is None:
+        raise ImplausibleRecordError(f"the dead letter {occurrence} has no due time")
+    _check_past(f"the dead letter {occurrence}", old.due_at, now)
+    _check_past(f"the creation of the dead letter {occurrence}", old.state.created_version, now)
+    _check_arguments(occurrence, bytes(old.spec.args))
     home = edits.created(desired.key, desired.spec, desired.policies, now)
-    new = side_run_of(home, desired.policies, occurrence, letter.due_at, now)
-    redrive = letter.state.handled.redrive[:REQUEST_CHARACTERS_MAX]
+    new = side_run_of(home, desired.policies, occurrence, old.due_at, now)
+    redrive = old.state.handled.redrive[:REQUEST_CHARACTERS_MAX]
     return replace(
         new,
-        spec=replace(new.spec, args=letter.spec.args),
-        version=_bounded_counter(letter.version, now),
-        fence=_bounded_counter(letter.fence, now),
+        spec=replace(new.spec, args=old.spec.args),
+        version=_bounded_counter(old.version, now),
+        fence=_bounded_counter(old.fence, now),
         claimable_at=None,
-        state=State(created_version=letter.state.created_version, handled=Requests(redrive=redrive)),
+        state=State(created_version=old.state.created_version, handled=Requests(redrive=redrive)),
     )
 
 
 def _bounded_counter(counter: int, now: Instant) -> int:
-    """Return a version or fence that is at least *now*, as that of a new record, and not far above it."""
+    """Return a version or fence between *now*, where new records start, and `CLOCK_MARGIN` later."""
     return min(max(now, counter), now + CLOCK_MARGIN)
 
 
 def _check_past(name: str, at: Instant | None, now: Instant) -> None:
     if at is not None and not EARLIEST <= at <= now + CLOCK_MARGIN:
-        raise UnfitError(f"{name} is not in the past")
+        raise ImplausibleRecordError(f"{name} is not in the past")
 
 
 def _check_arguments(occurrence: str, args: bytes) -> None:
@@ -156,7 +156,7 @@ def _check_arguments(occurrence: str, args: bytes) -> None:
             return
     except (msgspec.DecodeError, ValidationError, RecursionError):
         pass
-    raise UnfitError(f"the arguments of the dead letter {occurrence} are not valid for a task")
+    raise ImplausibleRecordError(f"the arguments of the dead letter {occurrence} are not valid for a task")
 
 
 def _bounded_summary(summary: Summary, now: Instant) -> Summary:
@@ -177,7 +177,7 @@ def _bounded_summary(summary: Summary, now: Instant) -> Summary:
     )
     rowless = summary.counts.succeeded - summary.successes_without_history
     if not all(0 <= count <= COUNT_MAX for count in (*counts, rowless)):
-        raise UnfitError("a count of its runs is out of range")
+        raise ImplausibleRecordError("a count of its runs is out of range")
     return replace(
         summary,
         last_worker=summary.last_worker[:WORKER_CHARACTERS_MAX],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -128,9 +129,13 @@ def spec_hash(spec: Spec) -> str:
 
 
 def created_at(task: PyncetteTask) -> Instant | None:
-    """Return when the API server created *task*: a one-off that was overdue by then is missed. None if none has seen it."""
-    created = task.metadata.creation_timestamp
-    return None if created is None else instant_of(created)
+    """Return when the API server created *task*, None if none did. A one-off that was overdue by then is missed."""
+    return instant_or_none(task.metadata.creation_timestamp)
+
+
+def instant_or_none(moment: datetime | None) -> Instant | None:
+    """Return *moment* like `instant_of`, or None for None."""
+    return None if moment is None else instant_of(moment)
 
 
 def _schedule(task: PyncetteTask) -> Schedule | None:
@@ -156,8 +161,8 @@ def _policies(spec: TaskSpec) -> Policies:
         retry=_retry(spec.retry_policy or RetryPolicy()),
         exhausted=Exhaustion(spec.on_exhausted),
         jitter=duration_of(spec.jitter_seconds),
-        not_before=None if spec.not_before is None else instant_of(spec.not_before),
-        not_after=None if spec.not_after is None else instant_of(spec.not_after),
+        not_before=instant_or_none(spec.not_before),
+        not_after=instant_or_none(spec.not_after),
         suspend=spec.suspend,
         lease=duration_of(spec.lease_duration_seconds),
         # At most once a heartbeat is of no effect, so the worker renews: a run that outlives its lease is not lost.

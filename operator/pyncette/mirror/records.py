@@ -23,7 +23,7 @@ from pyncette.core.runs import NEVER
 from pyncette.core.side_runs import is_released
 from pyncette.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
-from pyncette.mirror.carried import Bounds, UnfitError, dead_letter
+from pyncette.mirror.carried import Bounds, ImplausibleRecordError, carried_dead_letter
 from pyncette.mirror.conversion import DesiredRecord
 from pyncette.mirror.rules import (
     MirrorResult,
@@ -45,13 +45,13 @@ WITHDRAWAL_GRACE: Final[Duration] = 24 * 3600 * SECOND
 """How long the stopped record of a deleted resource is kept: a restore or a mistake within it loses nothing."""
 
 REMOVAL_SECONDS: Final = 10.0
-"""How long a resource waits for the removal of all records that it has no more. The next pass goes on with it."""
+"""Time limit for the removal of all misplaced records of a resource. The next pass continues the removal."""
 
 SIDE_RECORDS_MAX: Final = 10_000
-"""Side runs and dead letters that a move reads."""
+"""Maximum number of side runs and dead letters that a move reads."""
 
 REFUSED_MAX: Final = 3
-"""Reasons that a result has for what a move has not taken along."""
+"""Maximum number of reasons in a result for records that a move did not carry over."""
 
 
 class MisplacedRecord(NamedTuple):
@@ -61,7 +61,7 @@ class MisplacedRecord(NamedTuple):
     """Of the backend that holds it."""
     record: Record
     bounds: Bounds | None = None
-    """What bounds the record if it moves; None: its database is the one that it moves within."""
+    """The bounds of a record that moves to another database; None if it moves within its database."""
 
 
 @dataclass(slots=True)
@@ -111,8 +111,9 @@ async def mirror_one(
     """
     Make the record of one resource equal to *desired*, and return it with the change that was made.
 
-    *misplaced* are records of the same resource at other keys, on this backend or another. It moves here from one of them;
-    if it is here already, they are removed. Idempotent. Raises StoreError, but not for a removal: the result has its error.
+    *misplaced* are records of the same resource at other keys, on this backend or another. The resource moves here from one
+    of them. If its record is here already, they are removed. Idempotent. Raises StoreError; a failed removal does not raise,
+    and is part of the result.
     """
     if misplaced:
         (here,) = await ledger.store.load([desired.key])
@@ -126,10 +127,10 @@ async def mirror_one(
 
 async def _remove_misplaced(misplaced: Sequence[MisplacedRecord]) -> tuple[Unremoved, ...]:
     """
-    Remove records that their resource has no more, and return those that could not be removed.
+    Remove *misplaced* records, and return those that could not be removed.
 
-    A database may refuse that, hold a record that nobody can write, or never come to an end. The resource is somewhere else
-    by now, and does not wait for it.
+    Their database may refuse removals, hold an unwritable record, or not respond. The record that counts is elsewhere by
+    now, so no error is raised.
     """
     unremoved: list[Unremoved] = []
     deadline = asyncio.get_running_loop().time() + REMOVAL_SECONDS
@@ -139,9 +140,9 @@ async def _remove_misplaced(misplaced: Sequence[MisplacedRecord]) -> tuple[Unrem
                 async with asyncio.timeout_at(deadline):
                     await remove_stopped(source, record, grace=0)
         except TimeoutError:
-            late = StoreUnavailableError(f"removals took longer than {REMOVAL_SECONDS:g} seconds")
-            unremoved.append(Unremoved(record, late))
-        except Exception as error:  # noqa: BLE001 - whatever that database holds, it concerns this removal alone
+            timeout = StoreUnavailableError(f"removals took longer than {REMOVAL_SECONDS:g} seconds")
+            unremoved.append(Unremoved(record, timeout))
+        except Exception as error:  # noqa: BLE001 - an error of that database concerns this removal alone
             unremoved.append(Unremoved(record, error))
     return tuple(unremoved)
 
@@ -182,20 +183,20 @@ async def _move(ledger: Ledger, desired: DesiredRecord, misplaced: MisplacedReco
     if stopping is not None and stopping.step in {Step.WAITING, Step.OUTDATED}:
         return stopping
     # No worker may be left to withdraw what was released before its handler was called.
-    async for page in _carried(source, old.key):
+    async for page in _side_records(source, old.key):
         await source.apply(
             dict.fromkeys([record.key for record in page if is_released(record)], _released_withdrawn)
         )
     waiting = MirrorResult(old.key.task, Step.WAITING)
-    # Side runs are counted at the source when they end, and the counts move along.
-    if any([_is_under_way(record) async for page in _carried(source, old.key) for record in page]):
+    # Side runs are counted at the source when they end. The move carries these counts over.
+    if any([_is_under_way(record) async for page in _side_records(source, old.key) for record in page]):
         return waiting
     (last,) = await source.store.load([old.key])
     if last is None:
         return await _create_or_edit(ledger, desired)
-    # Before the record, whose absence leads an interrupted move back here.
+    # Dead letters come before the record: while it is absent, an interrupted move returns here.
     refused = await _copy_dead_letters(ledger, desired, source, old.key)
-    if refused is None:  # one is tried again
+    if refused is None:  # a run has begun since the check above
         return waiting
     # An interrupted move in the other direction may have left a stopped record there.
     await ledger.apply({desired.key: removed_after(0)})
@@ -210,31 +211,32 @@ async def _copy_dead_letters(
     ledger: Ledger, desired: DesiredRecord, source: Ledger, home: Key
 ) -> list[str] | None:
     """
-    Create the dead letters of *home* at the key of *desired*, and return why some were not; None: one is under way.
+    Create the dead letters of *home* at the key of *desired*. Raises StoreError.
 
-    Each counts as it is read here: an earlier read may have shown another one.
+    Return a reason for each kind of dead letter that was refused; None if a run is under way, so that the move has to wait.
+    Only this read counts: a database may have answered an earlier one differently.
     """
     now, read, refused = await ledger.now(), 0, dict[str, None]()
-    async for page in _carried(source, home):
+    async for page in _side_records(source, home):
         if any(map(_is_under_way, page)):
             return None
-        letters: dict[Key, Rule] = {}
-        for letter in page:
-            if is_dead_letter(letter.key):
+        rules: dict[Key, Rule] = {}
+        for record in page:
+            if is_dead_letter(record.key):
                 try:
-                    new = dead_letter(letter, desired, now)
-                    letters[new.key] = _created(new)
-                except UnfitError as error:
+                    new = carried_dead_letter(record, desired, now)
+                    rules[new.key] = _created(new)
+                except ImplausibleRecordError as error:
                     refused[str(error)] = None
-        await ledger.apply(letters)
+        await ledger.apply(rules)
         read += len(page)
     if read >= SIDE_RECORDS_MAX:
         refused[f"it has more than {SIDE_RECORDS_MAX:,} dead letters"] = None
     return list(refused)[:REFUSED_MAX]
 
 
-async def _carried(source: Ledger, home: Key) -> AsyncIterator[list[Record]]:
-    """Yield the side runs and dead letters of *home*, up to a number: a database may show records without end."""
+async def _side_records(source: Ledger, home: Key) -> AsyncIterator[list[Record]]:
+    """Yield pages of the side runs and dead letters of *home*. Stop at `SIDE_RECORDS_MAX`, since a database may return any number."""
     read = 0
     async for page in side_records(source.store, home):
         yield page

@@ -17,7 +17,7 @@ from pyncette.core.record import (
 from pyncette.core.schedule import Once
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger.ledger import Rule, Ruling, withdrawal
-from pyncette.mirror.carried import Bounds, UnfitError, bounded, check_due
+from pyncette.mirror.carried import Bounds, ImplausibleRecordError, bounded, check_due
 from pyncette.mirror.conversion import (
     DesiredRecord,
     spec_hash,
@@ -57,9 +57,9 @@ class MirrorResult(NamedTuple):
     lowers_limit: bool = False
     """True if the new limit of concurrent runs is lower than the old one."""
     refused: tuple[str, ...] = ()
-    """Why a move has not taken along all that was there, as clauses."""
+    """Clauses that say why a move did not carry over some records."""
     unremoved: tuple[Unremoved, ...] = ()
-    """Records at other keys, which the resource has no more, that could not be removed."""
+    """Misplaced records that could not be removed."""
 
     @property
     def is_written(self) -> bool:
@@ -108,7 +108,7 @@ def moved(
     Return the rule that creates the record of a resource at its new key, from the *old* one that was stopped.
 
     If the resource *returns* after a deletion, and was not merely moved, its schedule continues from now. An *old* record
-    from another database has *bounds*; if it exceeds them, the new one is created as if there were no old one.
+    from another database has *bounds*. If the old record exceeds them, it is ignored, and the new one starts afresh.
     """
 
     def rule(record: Record | None, now: Instant) -> Ruling:
@@ -118,7 +118,7 @@ def moved(
             return mirrored(desired)(record, now)
         try:
             return _moved(desired, old, returns, bounds, now)
-        except UnfitError as error:
+        except ImplausibleRecordError as error:
             created = mirrored(desired)(None, now)
             return created._replace(answer=created.answer._replace(refused=(str(error),)))
 
@@ -126,7 +126,7 @@ def moved(
 
 
 def _moved(desired: DesiredRecord, old: Record, returns: bool, bounds: Bounds | None, now: Instant) -> Ruling:
-    """Rule that the *old* record continues at its new key. Raises UnfitError if it exceeds its *bounds*."""
+    """Rule that the *old* record continues at its new key. Raises ImplausibleRecordError if it exceeds its *bounds*."""
     if bounds is not None:
         old = bounded(old, now)
     here = Record(

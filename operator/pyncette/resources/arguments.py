@@ -10,16 +10,16 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pyncette.resources.modelling import refusal
 
 ARGS_BYTES_MAX: Final = 16 * 1024
-"""Of all arguments together, as JSON: they are stored with each record, and read with each claim."""
+"""Maximum size of all arguments together, as JSON: they are stored with each record, and read with each claim."""
 
 ARGS_KEYS_MAX: Final = 64
 
 ARGS_NESTING_MAX: Final = 6
-"""Levels of arguments, the first included. The schema has a branch for lists and one for mappings at each of them."""
+"""Maximum nested levels of arguments, including the first. The schema has two branches at each level: for lists and for mappings."""
 
 
 def canonical(args: dict[str, Any]) -> bytes:
-    """Return *args* as JSON that is the same for equal arguments, whatever their order. Raises ValueError if they are none."""
+    """Return *args* as JSON, the same for equal arguments in any order. Raises ValueError if they are not JSON."""
     try:
         return json.dumps(
             args, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
@@ -31,7 +31,7 @@ def canonical(args: dict[str, Any]) -> bytes:
 
 
 def is_nested_deeper(value: Any, levels: int) -> bool:
-    """Return whether *value* is nested in more than so many *levels*; without recursion, since that has a limit of its own."""
+    """Return whether *value* has more than so many nested *levels*. Not recursive, since values may exceed the recursion limit."""
     level = [value]
     for _ in range(levels + 1):
         level = [
@@ -45,7 +45,7 @@ def is_nested_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _small(args: dict[str, Any]) -> dict[str, Any]:
+def _check_size(args: dict[str, Any]) -> dict[str, Any]:
     if is_nested_deeper(args, ARGS_NESTING_MAX):
         raise refusal(f"are nested in more than {ARGS_NESTING_MAX} levels: keep such values in a database")
     try:
@@ -58,7 +58,7 @@ def _small(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def arguments_too_large(size: int) -> str:
-    """Return what is wrong with arguments of *size* bytes, which are too many."""
+    """Return the message for arguments that are too large, with *size* bytes."""
     return (
         f"take {size:,} bytes as JSON, {ARGS_BYTES_MAX:,} are allowed: "
         "keep large values in a database, and pass their key"
@@ -67,9 +67,9 @@ def arguments_too_large(size: int) -> str:
 
 def _any_json(levels: int) -> dict[str, Any]:
     """
-    Return a schema of any JSON with so many further *levels*, each within bounds of its own; 0: only what is empty may nest.
+    Return the schema of any JSON value with at most *levels* nested levels; with 0, nested lists and mappings are empty.
 
-    The API server bounds each value, and the operator the whole. Deeper values would overrun the stack of their readers.
+    The API server bounds each value, and the operator bounds the whole. Deeper values would overflow the stack of readers.
     """
     schema: dict[str, Any] = {
         "x-kubernetes-preserve-unknown-fields": True,
@@ -86,7 +86,7 @@ def _any_json(levels: int) -> dict[str, Any]:
 Arguments = Annotated[
     dict[str, Any],
     Field(max_length=ARGS_KEYS_MAX),
-    AfterValidator(_small),
+    AfterValidator(_check_size),
     WithJsonSchema(
         {
             "type": "object",

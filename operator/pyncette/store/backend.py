@@ -155,9 +155,9 @@ class Backend(ABC):
 
     async def beyond(self) -> Sequence[str]:
         """
-        Return what the credential can read beside the records of this backend, such as tables of another team.
+        Return descriptions of readable data outside of this backend's records, such as the tables of another team.
 
-        Empty also where that cannot be found out. Raises StoreError.
+        Return an empty sequence if the backend cannot detect that. Raises StoreError.
         """
         return ()
 

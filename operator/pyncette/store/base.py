@@ -56,19 +56,19 @@ PARTITION_BYTES_MAX: Final = 1000
 
 
 SPEC_BYTES_MAX: Final = 49 * 1024
-"""The length of an encoded spec. With `STATE_BYTES_MAX` that is 64 KiB for a record, in UTF-8."""
+"""Maximum length of an encoded spec, in UTF-8. With `STATE_BYTES_MAX`, a record has at most 64 KiB."""
 
 STATE_BYTES_MAX: Final = 15 * 1024
-"""The length of an encoded state, and of a row of history. The longest message takes 6 KiB of it, the longest requests 5 KiB."""
+"""Maximum length of an encoded state, and of a row of history. The longest message takes 6 KiB, the longest requests 5 KiB."""
 
 ARGS_BYTES_MAX: Final = 40 * 1024
-"""The length of the arguments in a spec. A schedule with the longest key as its seed takes less than the rest."""
+"""Maximum length of the arguments in a spec. The rest suffices for a schedule with the longest key as its seed."""
 
 HISTORY_ROWS_MAX: Final = 4000
-"""The rows of a history that are read. A task keeps at most 1000 successes and 1000 other outcomes."""
+"""Maximum number of rows of a history that are read. A task keeps at most 1000 successes and 1000 other outcomes."""
 
 PARTITIONS_MAX: Final = 50_000
-"""The partitions of a realm: those of some 50 dynamic tasks with as many partitions as possible."""
+"""Maximum number of partitions of a realm: about 50 dynamic tasks with the most partitions."""
 
 ANSWER_BYTES_MAX: Final = 36 * 2**20
 """
@@ -196,8 +196,8 @@ class Store(Protocol):
         A record that cannot be read (a poisoned row) is None too, and logged. It must not affect other records.
 
         Rows are untrusted: another program may have written them. A record whose spec exceeds `SPEC_BYTES_MAX`, or whose
-        state exceeds `STATE_BYTES_MAX`, cannot be read. The server checks the lengths, where it can, so that no verb
-        transfers such a text or keeps it in memory. The same is true of rows of history, and of names that are too long.
+        state exceeds `STATE_BYTES_MAX`, cannot be read. Where possible, the server checks the lengths, so that no verb
+        transfers such a text or keeps it in memory. The same applies to rows of history, and to names that are too long.
         """
         ...
 

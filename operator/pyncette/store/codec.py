@@ -48,7 +48,7 @@ def log_poisoned(error: PoisonedRecordError) -> None:
 
 
 def encode_spec(spec: Spec) -> str:
-    """Return *spec* as JSON. Raises ValueError if no store would read it again."""
+    """Return *spec* as JSON. Raises ValueError if it is too large for stores to read it."""
     text = _encode(spec)
     if len(text) > SPEC_BYTES_MAX:
         raise _too_large("spec of a record", text, SPEC_BYTES_MAX)
@@ -56,15 +56,15 @@ def encode_spec(spec: Spec) -> str:
 
 
 def is_readable(spec: Spec) -> bool:
-    """Return whether stores read *spec* again: whether it is not too large."""
+    """Return whether *spec* is small enough for stores to read it."""
     return len(spec.args) <= ARGS_BYTES_MAX or len(_encode(spec)) <= SPEC_BYTES_MAX
 
 
 def encode_state(state: State) -> str:
     """
-    Return *state* as JSON. What is no valid Unicode in it, as an error's message may hold, becomes question marks.
+    Return *state* as JSON. Invalid Unicode, as in the message of an error, becomes question marks.
 
-    Raises ValueError if no store would read it again.
+    Raises ValueError if the result is too large for stores to read it.
     """
     try:
         text = _encode(state)
@@ -76,7 +76,7 @@ def encode_state(state: State) -> str:
 
 
 def encode_run(run: Run) -> str:
-    """Return *run* as JSON, repaired like a state. Raises ValueError if no store would read it again."""
+    """Return *run* as JSON, repaired like a state. Raises ValueError if it is too large for stores to read it."""
     try:
         text = _encode(run)
     except UnicodeEncodeError:
@@ -123,7 +123,7 @@ def decode_record(
     locator: Any = None,
 ) -> Record:
     """
-    Put a record together from its columns, of which *spec* and *state* are text; None if they were too long to be read.
+    Return the record with these columns. *spec* and *state* are text, or None if they were too long to be read.
 
     The arguments of the spec are a view into its text, so a text is to hold one spec and not a whole batch.
     Raises PoisonedRecordError if a text cannot be read, or if a newer release wrote it in a format of its own.
@@ -156,8 +156,8 @@ def decode_record(
     )
 
 
-def _too_large(what: str, text: bytes, limit: int) -> ValueError:
-    return ValueError(f"The {what} has {len(text):,} bytes; at most {limit:,} are allowed.")
+def _too_large(noun: str, text: bytes, limit: int) -> ValueError:
+    return ValueError(f"The {noun} has {len(text):,} bytes; at most {limit:,} are allowed.")
 
 
 def _valid(value: _S) -> _S:

@@ -42,7 +42,7 @@ class TextFormatter(logging.Formatter):
     """
     A formatter of text lines: local time of day, level, message, and extra fields as name=value, then a traceback if any.
 
-    Only the first line of a record starts at the margin, so no message and no traceback can be taken for a record.
+    All further lines of a record are indented, so that no message and no traceback can forge a record.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -55,7 +55,7 @@ class TextFormatter(logging.Formatter):
 
 
 INDENT: Final = "    "
-"""Before each line of a traceback."""
+"""Prefix of each line of a traceback."""
 
 FORMATS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFormatter, "json": JsonFormatter}
 

@@ -87,8 +87,8 @@ def check(path: Path | None, module: str | None, settings: Settings, output: str
     file, line and column. If the task module cannot be imported, the manifests are checked without it.
 
     Otherwise check the backend: do all that a worker does, with a test record that no worker runs and that is removed
-    afterwards, and stop at the first step that fails. With --realm, also report what the credential reaches beside that
-    realm, such as the tables of another team. The exit code is 1 if there is a problem.
+    afterwards, and stop at the first step that fails. With --realm, also report whether the credential reaches more than
+    that realm, such as the tables of another team. The exit code is 1 if there is a problem.
     """
     if path is None and settings.backend is not None:
         _check_backend(settings.backend, settings.realm or "", output)

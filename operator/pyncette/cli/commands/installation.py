@@ -154,7 +154,7 @@ def sweep(
 @click.option(
     "--new-identity",
     is_flag=True,
-    help="Give the database another identity, since it is a copy of one that the same operator uses.",
+    help="Give the database a new identity, if it is a copy of another one that the operator uses.",
 )
 @settings_options("backend")
 @output_option
@@ -177,7 +177,7 @@ def migrate(new_identity: bool, settings: Settings, output: str) -> None:
     if output == "json":
         print_json({"backend": str(settings.backend), "before": migrated.before, "after": migrated.after})
     elif new_identity:
-        print_line(f"{settings.backend} has another identity now")
+        print_line(f"{settings.backend} has a new identity")
     elif migrated.before == migrated.after:
         print_line(f"{settings.backend} has schema {migrated.after} already")
     elif migrated.before:
@@ -187,7 +187,7 @@ def migrate(new_identity: bool, settings: Settings, output: str) -> None:
 
 
 async def _renew_identity(backend: Backend) -> None:
-    """Give the database of *backend* another identity. Raises StoreError and Failure."""
+    """Give the database of *backend* a new identity. Raises StoreError, and Failure if another process changes it, too."""
     from pyncette.coordination.identity import renew_identity
 
     async with backend.new_store(create=False) as store:

@@ -14,7 +14,7 @@ FIELD_MANAGER: Final = "pyncette-operator"
 """The owner of applied fields in `metadata.managedFields`."""
 
 PAGE: Final = 500
-"""Objects of one page of a list at most: what the API server's own clients ask for."""
+"""Maximum number of objects on a page of a list, as in the API server's own clients."""
 
 Manifest: TypeAlias = Mapping[str, Any]
 """An object as JSON."""
@@ -132,8 +132,9 @@ class Api(Protocol):
 
     def list(self, kind: Kind, namespace: str | None, labels: str = "") -> AsyncIterator[Page]:
         """
-        Yield the objects of *kind* in *namespace*, or in all, page by page; *labels* is a selector. Objects of our own kinds
-        are reduced, whatever was written into them, and so is what the other verbs return of them.
+        Yield the objects of *kind* in *namespace*, or in all, page by page; *labels* is a selector.
+
+        All verbs return objects of our own kinds reduced (see `reduction`).
 
         The list is as new as the API server can make it (no cached one). A list whose pages expire half way raises
         ApiUnavailableError: it is no list.

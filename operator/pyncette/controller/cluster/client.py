@@ -41,17 +41,17 @@ from pyncette.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-PAGE_FIRST: Final = 50
-"""Objects of the first page of a list, when their size is not known."""
+FIRST_PAGE_OBJECTS: Final = 50
+"""Number of objects on the first page of a list, whose size is unknown."""
 
 PAGE_BYTES: Final = 4 * 2**20
-"""The size that pages are to have, by the average of the page before."""
+"""Target size of a page, by the average object of the page before."""
 
 PAGE_BYTES_MAX: Final = 32 * 2**20
-"""The size beyond which a page is not read to its end, but asked for again with fewer objects. An object has 3 MB at most."""
+"""Maximum size of a page. A larger one is requested again with fewer objects. An object has 3 MB at most."""
 
 PAGE_REDUCTION: Final = 8
-"""The factor by which the number of objects is reduced then."""
+"""Factor by which the number of objects is reduced after a page that was too large."""
 
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
@@ -76,20 +76,21 @@ UNACCEPTABLE: Final = frozenset(
 
 MISSHAPEN: Final = ("failed to create typed patch object", "failed to convert new object")
 """
-How an answer begins to an apply that is not of the form of its kind: an unknown field, a text in the place of a number. The API
-server responds 500, as if that were its own fault, without a reason; retries get the same response.
+Beginnings of the responses to an apply whose form is invalid, such as a text in the place of a number.
+
+The API server responds with 500 and without a reason, as if the fault were its own. Retries get the same response.
 """
 
 MESSAGE_CHARACTERS_MAX: Final = 1024
-"""Of an answer that is no Status: a proxy's page, for example."""
+"""Maximum length of the message from a response that is no Status, such as the page of a proxy."""
 
 
 class Kubernetes:
     """
     The API server; an async context manager. See `Api` for what each verb promises.
 
-    It is asked at plain paths: the generated classes of the client library would take the answers apart only for us to put
-    them together again. Proxies are those of the environment, or of the kubeconfig.
+    It uses plain paths. The generated classes of the client library would parse each response into models, which the operator
+    would have to turn into JSON again. Proxies are those of the environment, or of the kubeconfig.
     """
 
     def __init__(
@@ -128,33 +129,33 @@ class Kubernetes:
         size = PageSize()
         version: str | None = None
         while True:
-            answer = await self._page(_path(kind, namespace), query, size)
-            if version is not None and answer.metadata.resource_version != version:
+            response = await self._page(_path(kind, namespace), query, size)
+            if version is not None and response.metadata.resource_version != version:
                 # Such pages are of two different moments, and what fell between them would look deleted.
                 raise ApiUnavailableError(f"the list of {kind.plural} expired between two pages")
-            version = answer.metadata.resource_version
-            yield Page([item.reduced(kind) for item in answer.items or ()], version)
-            if not answer.metadata.following:
+            version = response.metadata.resource_version
+            yield Page([item.reduced(kind) for item in response.items or ()], version)
+            if not response.metadata.following:
                 return
-            query["continue"] = answer.metadata.following
+            query["continue"] = response.metadata.following
 
-    async def _page(self, path: str, query: Mapping[str, str], size: PageSize) -> StoredList:
-        """Return a page of a list, of as many objects as its *size* in bytes lets it have."""
+    async def _page(self, path: str, query: Mapping[str, str], size: PageSize) -> StoredPage:
+        """Return the next page of a list, and adapt *size* to it."""
         while True:
             try:
-                answer = await self._answer(
+                response = await self._request(
                     "GET", path, {**query, "limit": str(size.limit)}, bytes_max=PAGE_BYTES_MAX
                 )
-            except AnswerTooLargeError as error:
+            except ResponseTooLargeError as error:
                 size.reduce(error)
                 continue
-            page = await _decoded(answer, StoredList, f"GET {path}")
-            size.adapt(len(answer), len(page.items or ()))
+            page = await _decoded(response, StoredPage, f"GET {path}")
+            size.adapt(len(response), len(page.items or ()))
             return page
 
     async def get(self, kind: Kind, name: ObjectName) -> Manifest:
         path = _path(kind, *name)
-        return await _object(kind, await self._answer("GET", path, names=name.name), f"GET {path}")
+        return await _object(kind, await self._request("GET", path, names=name.name), f"GET {path}")
 
     async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         return await self._apply(manifest, _path_of(manifest), dry_run=dry_run)
@@ -163,7 +164,7 @@ class Kubernetes:
         return await self._apply(manifest, f"{_path_of(manifest)}/status")
 
     async def create_event(self, namespace: str, event: Manifest) -> None:
-        await self._ask("POST", f"/api/v1/namespaces/{quote(namespace, safe='')}/events", body=event)
+        await self._request_json("POST", f"/api/v1/namespaces/{quote(namespace, safe='')}/events", body=event)
 
     async def may(self, verb: str, kind: Kind, namespace: str | None) -> bool:
         resource, _, subresource = kind.plural.partition("/")
@@ -173,10 +174,10 @@ class Kubernetes:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {**asked, "namespace": namespace or ""}},
         }
-        answer = await self._ask(
+        response = await self._request_json(
             "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
         )
-        return bool(answer["status"]["allowed"])
+        return bool(response["status"]["allowed"])
 
     async def uid_of_namespace(self, name: str) -> str:
         uid: str = (await self._namespace(name))["metadata"]["uid"]
@@ -193,30 +194,30 @@ class Kubernetes:
         return frozenset([item["metadata"]["name"] async for page in pages for item in page.items])
 
     async def _namespace(self, name: str) -> dict[str, Any]:
-        return await self._ask("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)
+        return await self._request_json("GET", f"/api/v1/namespaces/{quote(name, safe='')}", names=name)
 
     async def served(self) -> frozenset[str]:
         try:
-            answer = await self._ask("GET", f"/apis/{TASKS.api_version}")
+            response = await self._request_json("GET", f"/apis/{TASKS.api_version}")
         except NoSuchKindError:
             return frozenset()
-        names = (resource["name"] for resource in answer["resources"])
+        names = (resource["name"] for resource in response["resources"])
         return frozenset(name for name in names if "/" not in name)
 
     async def _apply(self, manifest: Manifest, path: str, *, dry_run: bool = False) -> Manifest:
         query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         name = manifest["metadata"]["name"]
-        answer = await self._answer("PATCH", path, query, body=manifest, content_type=APPLY, names=name)
-        return await _object(kind_of(manifest), answer, f"PATCH {path}")
+        response = await self._request("PATCH", path, query, body=manifest, content_type=APPLY, names=name)
+        return await _object(kind_of(manifest), response, f"PATCH {path}")
 
     # --- One request ---------------------------------------------------------------------------------------------
 
-    async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        """Return the decoded answer to one request. Takes and raises the same as `_answer`."""
-        answer = await self._answer(method, path, **request)
-        return await _decoded(answer, dict[str, Any], f"{method} {path}")
+    async def _request_json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """Return the JSON object in the response to a request. Takes and raises the same as `_request`."""
+        response = await self._request(method, path, **request)
+        return await _decoded(response, dict[str, Any], f"{method} {path}")
 
-    async def _answer(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -228,17 +229,17 @@ class Kubernetes:
         bytes_max: int | None = None,
     ) -> bytes | bytearray:
         """
-        Return the answer to one request about the object that it *names*.
+        Send a request about the object *names*, and return the body of the response.
 
-        Raises ApiError of one of its kinds, and AnswerTooLargeError beyond *bytes_max*.
+        Raises ApiError, and ResponseTooLargeError if the body exceeds *bytes_max*.
         """
         await self._keep_token_fresh()
-        status, answer = await self._send(method, path, query, body, content_type, bytes_max)
+        status, response = await self._send(method, path, query, body, content_type, bytes_max)
         if status == HTTPStatus.UNAUTHORIZED and await self._log_in_again():
-            status, answer = await self._send(method, path, query, body, content_type, bytes_max)
+            status, response = await self._send(method, path, query, body, content_type, bytes_max)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise error_of(status, bytes(answer), f"{method} {path}", names)
-        return answer
+            raise error_of(status, bytes(response), f"{method} {path}", names)
+        return response
 
     async def _send(
         self,
@@ -303,35 +304,37 @@ class Kubernetes:
         return changed
 
 
-class AnswerTooLargeError(ApiError):
-    """An answer has more bytes than its reader takes."""
+class ResponseTooLargeError(ApiError):
+    """The body of a response exceeds the limit of the request."""
 
 
 class PageSize:
-    """The number of objects of the next page of a list, such that pages have some megabytes, whatever is in the objects."""
+    """The number of objects on the next page of a list, adapted so that a page has about `PAGE_BYTES`."""
 
     def __init__(self) -> None:
-        self.limit = PAGE_FIRST
+        self.limit = FIRST_PAGE_OBJECTS
 
     def adapt(self, size: int, objects: int) -> None:
-        """Choose the next number by a page of *size* bytes."""
+        """Choose the next number from a page with so many *objects* in *size* bytes."""
         if objects:
             self.limit = max(1, min(PAGE, PAGE_BYTES * objects // size))
 
-    def reduce(self, error: AnswerTooLargeError) -> None:
-        """Choose fewer after a page that was too large. Raises ApiUnavailableError if it had one object only."""
+    def reduce(self, error: ResponseTooLargeError) -> None:
+        """Choose a smaller number after a page that was too large. Raises ApiUnavailableError if it had a single object."""
         if self.limit == 1:
             raise ApiUnavailableError(str(error)) from error
         self.limit = max(1, self.limit // PAGE_REDUCTION)
 
 
 async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytearray:
-    """Return the body of *response*. Raises AnswerTooLargeError without reading the rest, which closes the connection."""
+    """Return the body of *response*. Raises ResponseTooLargeError, and then leaves the rest unread, which closes the connection."""
     body = bytearray()
     async for part in response.content.iter_any():
         body += part
         if len(body) > bytes_max:
-            raise AnswerTooLargeError(f"{response.url.path}: the response has more than {bytes_max:,} bytes")
+            raise ResponseTooLargeError(
+                f"{response.url.path}: the response has more than {bytes_max:,} bytes"
+            )
     return body
 
 
@@ -342,82 +345,84 @@ class ListMetadata(msgspec.Struct, frozen=True):
     following: str = msgspec.field(name="continue", default="")
 
 
-class StoredList(msgspec.Struct, frozen=True):
+class StoredPage(msgspec.Struct, frozen=True):
     """A page of a list as the API server writes it."""
 
     metadata: ListMetadata
     items: list[StoredObject] | None = None
 
 
-async def _object(kind: Kind, answer: bytes | bytearray, request: str) -> dict[str, Any]:
-    """Return the object of an answer, reduced if it is of our own kinds."""
+async def _object(kind: Kind, response: bytes | bytearray, request: str) -> dict[str, Any]:
+    """Decode the object in a response. Reduce it if it is of our own kinds."""
     if kind in OWN_KINDS:
-        return (await _decoded(answer, StoredObject, request)).reduced(kind)
-    return await _decoded(answer, dict[str, Any], request)
+        return (await _decoded(response, StoredObject, request)).reduced(kind)
+    return await _decoded(response, dict[str, Any], request)
 
 
 T = TypeVar("T")
 
 
-async def _decoded(answer: bytes | bytearray, form: type[T], request: str) -> T:
+async def _decoded(response: bytes | bytearray, form: type[T], request: str) -> T:
     try:
-        return decode(await decodable(answer), form)
+        return decode(await decodable(response), form)
     except msgspec.DecodeError as error:
         raise ApiUnavailableError(f"{request}: the response is not a JSON object: {error}") from error
 
 
-def error_of(status: int, answer: bytes, what: str, names: str | None) -> ApiError:
-    """Return the error of a response to the request *what* that is no success, about the object that it *names*."""
-    told = _status_of(answer)
-    message = f"{what}: {status} {told.get('message', '')}".rstrip(": ")
+def error_of(status: int, response: bytes, request: str, names: str | None) -> ApiError:
+    """Return the error for a failed *request* about the object *names*."""
+    status_body = _status_of(response)
+    message = f"{request}: {status} {status_body.get('message', '')}".rstrip(": ")
     if status == HTTPStatus.NOT_FOUND:
-        return _absence(told, message, names)
+        return _absence(status_body, message, names)
     if status == HTTPStatus.CONFLICT:
         return ConflictError(message)
     if status == HTTPStatus.FORBIDDEN:
         return ForbiddenError(message)
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in _fields(told):
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in _fields(status_body):
         # The object has come again, as another.
         return ConflictError(message)
-    if status in UNACCEPTABLE or _is_misshapen(status, told):
-        return RefusedError(str(told.get("message") or message))
+    if status in UNACCEPTABLE or _is_misshapen(status, status_body):
+        return RefusedError(str(status_body.get("message") or message))
     # What is left means that it does not work now: 401, 408, 410 of a list that took too long, 429, 5xx, and whatever a
     # proxy thinks of. Nothing of that says anything about the object.
     return ApiUnavailableError(message)
 
 
-def _is_misshapen(status: int, told: Mapping[str, Any]) -> bool:
-    said = str(told.get("message", ""))
+def _is_misshapen(status: int, status_body: Mapping[str, Any]) -> bool:
+    message = str(status_body.get("message", ""))
     return (
-        status == HTTPStatus.INTERNAL_SERVER_ERROR and not told.get("reason") and said.startswith(MISSHAPEN)
+        status == HTTPStatus.INTERNAL_SERVER_ERROR
+        and not status_body.get("reason")
+        and message.startswith(MISSHAPEN)
     )
 
 
-def _absence(told: Mapping[str, Any], message: str, names: str | None) -> ApiError:
+def _absence(status_body: Mapping[str, Any], message: str, names: str | None) -> ApiError:
     """Distinguish a missing object from a path that is not served, which would make all objects look deleted."""
-    details = told.get("details") or {}
+    details = status_body.get("details") or {}
     named = details.get("name")
     about_it = named is not None and (named == names or details.get("kind") == "namespaces")
-    if told.get("reason") == "NotFound" and about_it:
+    if status_body.get("reason") == "NotFound" and about_it:
         return NoSuchObjectError(message)
     return NoSuchKindError(message)
 
 
-def _fields(told: Mapping[str, Any]) -> set[str]:
-    """Return what is wrong with the object."""
-    causes = (told.get("details") or {}).get("causes") or ()
+def _fields(status_body: Mapping[str, Any]) -> set[str]:
+    """Return the fields that the API server blames."""
+    causes = (status_body.get("details") or {}).get("causes") or ()
     return {cause.get("field", "") for cause in causes}
 
 
-def _status_of(answer: bytes) -> dict[str, Any]:
-    """Return the Status of Kubernetes that says why; or what else was said, as its message."""
+def _status_of(response: bytes) -> dict[str, Any]:
+    """Return the Status in a response. For any other response, return its beginning as the message."""
     try:
-        told = msgspec.json.decode(answer, type=dict[str, Any])
+        status_body = msgspec.json.decode(response, type=dict[str, Any])
     except msgspec.DecodeError:
-        told = {}
-    if told.get("kind") == "Status":
-        return told
-    return {"message": answer[:MESSAGE_CHARACTERS_MAX].decode(errors="replace").strip()}
+        status_body = {}
+    if status_body.get("kind") == "Status":
+        return status_body
+    return {"message": response[:MESSAGE_CHARACTERS_MAX].decode(errors="replace").strip()}
 
 
 def _path(kind: Kind, namespace: str | None, name: str | None = None) -> str:

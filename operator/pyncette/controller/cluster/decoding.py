@@ -1,4 +1,4 @@
-"""Decodes the JSON of the API server, which takes 10,000 nested levels where the decoder takes fewer than 1,000."""
+"""Decodes the JSON of the API server, which allows 10,000 nested levels. The decoder allows fewer than 1,000."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import msgspec
 
 LEVELS_KEPT: Final = 128
-"""Nested levels of an answer that are kept if it has more than can be decoded. No object that is used has half as many."""
+"""Nested levels that are kept of a text with more levels than can be decoded. No real object has half as many."""
 
 TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
 """A string, or one end of a list or of an object."""
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def decode(text: bytes | bytearray | msgspec.Raw, form: type[T]) -> T:
-    """Return the decoded *text*. Values below `LEVELS_KEPT` become 0 if it is nested too deeply to be decoded."""
+    """Return the decoded *text*. If it is nested too deeply to be decoded, values below `LEVELS_KEPT` become 0."""
     try:
         return msgspec.json.decode(text, type=form)
     except RecursionError:
@@ -26,18 +26,18 @@ def decode(text: bytes | bytearray | msgspec.Raw, form: type[T]) -> T:
 
 
 async def decodable(text: bytes | bytearray) -> bytes | bytearray:
-    """Return the *text*, or a shallow one if it is nested too deeply. The event loop runs on, since megabytes take half a second."""
+    """Return *text*, made `shallow` in a thread if it is nested too deeply: some megabytes would block the loop for half a second."""
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except RecursionError:
         return await asyncio.to_thread(shallow, bytes(text))
     except msgspec.DecodeError:
-        pass  # Whoever decodes it reports that.
+        pass  # `decode` reports it
     return text
 
 
 def shallow(text: bytes, levels: int = LEVELS_KEPT) -> bytes:
-    """Return the JSON *text* with 0 for each value below so many *levels*. It reads the text once, without recursion."""
+    """Replace each value of the JSON *text* below so many *levels* by 0, in one pass without recursion."""
     kept: list[bytes] = []
     level = begun = 0
     for token in TOKEN.finditer(text):

@@ -10,13 +10,13 @@ import msgspec
 
 from pyncette.controller.cluster.api import Api, Kind, Manifest, NoSuchObjectError, ObjectName, Page
 from pyncette.controller.cluster.liveness import WatchStaleness
-from pyncette.controller.cluster.reduction import is_incomplete, large_parts, reduced, without
+from pyncette.controller.cluster.reduction import is_incomplete, large_parts, reduced, without_parts
 
 Change: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"] | None
 """The type of a watch event; None if the object was there when the watch started or restarted."""
 
 LARGE_BYTES_MAX: Final = 64 * 2**20
-"""Of the large arguments and templates that are held, of all objects together. Passes read the others again by name."""
+"""Maximum size of all large arguments and templates in the cache. Passes read the others again by name."""
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.decode
@@ -52,8 +52,8 @@ class Objects:
     """
     The objects of all kinds that are watched, as JSON in bytes: ten thousand tasks fit where their dicts would not.
 
-    Each is reduced, so its size is bounded, whatever was written into it. Of large arguments and templates `LARGE_BYTES_MAX`
-    are held, and beyond that none: see `complete`.
+    Each object is reduced, so its size is bounded. The cache holds large arguments and templates up to `LARGE_BYTES_MAX` in
+    all, and drops the others: see `read_whole`.
 
     Watches repeat events, deliver late, and go back; an older version changes nothing. Resource versions of one kind grow,
     and may be compared as numbers since Kubernetes 1.35 (KEP-5504). Where one is no number, the generation decides, and
@@ -71,7 +71,7 @@ class Objects:
         self._noted = noted
         self._held: dict[Kind, dict[ObjectName, _Held]] = {}
         self._large_bytes = 0
-        """Of the large arguments and templates that are held."""
+        """Size of the large arguments and templates that are held."""
         self._gone: dict[Kind, dict[ObjectName, _Gone]] = {}
         """Objects deleted since the last complete list: a late event must not bring them back."""
         self._listed_at: dict[tuple[Kind, str | None], int] = {}
@@ -235,13 +235,13 @@ class Objects:
         return absent
 
 
-async def complete(
+async def read_whole(
     api: Api, objects: Objects, kind: Kind, name: ObjectName, stored: Manifest
 ) -> Manifest | None:
     """
-    Return an object with the parts that the cache does not hold, reading it by name if necessary.
+    Return the object *stored* with all its parts. Read it by name if the cache dropped large parts. Raises ApiError.
 
-    None: it is gone meanwhile, which the watch or a resync is about to show. Raises ApiError.
+    Return None if the object was deleted meanwhile. The watch or a resync will report the deletion.
     """
     if not is_incomplete(kind, stored):
         return stored
@@ -273,16 +273,16 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
     """The metadata and the spec: all but the status and the version."""
     status: bytes
     large_bytes: int
-    """Of its large arguments or template, if they are held."""
+    """Size of its large arguments or template; 0 if they are not held."""
 
     @classmethod
     def of(cls, kind: Kind, body: Manifest, room: int) -> _Held:
-        """Return an object with its large parts, if there is *room* for as many bytes."""
+        """Return *body* in the form of the cache, without its large parts if these exceed *room*, in bytes."""
         manifest: Manifest = reduced(kind, body)
         large = large_parts(manifest)
         large_bytes = sum(large.values())
         if large_bytes > room:
-            manifest, large_bytes = without(manifest, large), 0
+            manifest, large_bytes = without_parts(manifest, large), 0
         metadata = dict(manifest["metadata"])
         resource_version = metadata.pop("resourceVersion", "")
         desired = {

@@ -1,4 +1,4 @@
-"""Reduces objects to what the operator may hold of them, before anything else does: tenants write up to 1.5 MB into each."""
+"""Reduces objects to the parts that the operator needs, within limits. A tenant can write up to 1.5 MB into an object."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyncette.resources.reading import Problem, Refusal, read_stored
 from pyncette.resources.resource import GROUP, Resource
 
 OWN_PREFIX: Final = f"{GROUP}/"
-"""Of the annotations and labels that mean something to the operator."""
+"""Prefix of the annotations and labels that the operator reads."""
 
 KEPT_METADATA: Final = (
     "name",
@@ -26,37 +26,37 @@ KEPT_METADATA: Final = (
     "deletionTimestamp",
     "resourceVersion",
 )
-"""Metadata that is kept besides our own prefix. Managed fields, the largest part, are dropped."""
+"""Metadata that is kept, in addition to our own annotations and labels. Managed fields, the largest part, are dropped."""
 
 DROPPED: Final = f"{OWN_PREFIX}dropped"
-"""The key of a reduced manifest with the parts that were dropped, and their size. No API server has such a field."""
+"""Key of a reduced manifest: the dropped parts of the spec and their sizes. The API server has no such field."""
 
 NESTED: Final = f"{OWN_PREFIX}nested"
-"""The key of a reduced manifest with the parts that were dropped because they are nested too deeply."""
+"""Key of a reduced manifest: the parts of the spec that were dropped because they are nested too deeply."""
 
 NESTING_MAX: Final = 64
-"""Levels of a part of a spec. Pod templates have a dozen, and code that walks through a value may use a call for each."""
+"""Maximum nested levels of a part of a spec. Pod templates have a dozen. Recursive code needs a call for each level."""
 
 OWN_METADATA_MAX: Final = 32
-"""Annotations of our own prefix that are kept, and labels likewise: there are fewer than ten."""
+"""Maximum number of our own annotations, and of our own labels, that are kept. There are fewer than ten."""
 
 VALUE_CHARACTERS_MAX: Final = 1024
-"""Of a kept annotation or label. A request is compared up to a quarter of that."""
+"""Maximum length of a kept annotation or label. Requests are compared up to a quarter of that."""
 
 FIELD_BYTES_MAX: Final = 16 * 1024
-"""Of a field of a spec, as JSON: more than the schema lets any be that has no limit of its own."""
+"""Maximum size of a field of a spec, as JSON. The schema allows less, except for fields with a limit of their own."""
 
 TEMPLATE_BYTES_MAX: Final = 64 * 1024
-"""Of a pool's pod template, as JSON. A large one has some kilobytes."""
+"""Maximum size of a pod template, as JSON. A usual one has some kilobytes."""
 
 STATUS_BYTES_MAX: Final = 256 * 1024
-"""Of a status, as JSON. The largest that the schemas take is below; controllers of Kubernetes write a hundredth."""
+"""Maximum size of a status, as JSON. The schemas allow less, and controllers of Kubernetes write a hundredth."""
 
 LARGE_BYTES: Final = 1024
-"""Of arguments or of a template, as JSON, from which on they are large: the cache holds a limited number of bytes of these."""
+"""Size above which arguments and templates are large. The cache holds a limited number of bytes of large ones."""
 
-ESCAPED: Final = 6
-"""Bytes that the API server writes at most for a byte of text: it escapes `<` as `\\u003c`."""
+ESCAPED_BYTES_MAX: Final = 6
+"""Maximum number of bytes that the API server writes for a byte of text: it escapes `<` as `\\u003c`."""
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -71,32 +71,32 @@ class StoredObject(msgspec.Struct, frozen=True):
     status: msgspec.Raw = msgspec.Raw(b"{}")
 
     def reduced(self, kind: Kind) -> dict[str, Any]:
-        """Return the object like `reduced`."""
+        """Return the reduced manifest of the object (see the function `reduced`)."""
         return reduced(kind, {"metadata": self.metadata, "spec": self.spec, "status": self.status})
 
 
 class Limit(NamedTuple):
-    """The limit of a part of a spec, and how its excess is reported."""
+    """The limit of a part of a spec, and the report of a part that exceeds it."""
 
     bytes_max: int
-    """As JSON. A larger part is dropped."""
+    """Maximum size as JSON. A larger part is dropped."""
     reason: Reason
     message: Callable[[int], str]
-    """The message for a part of so many bytes."""
+    """Returns the message for the size of a part in bytes."""
 
 
 def _too_large(limit: int, hint: str) -> Callable[[int], str]:
     return lambda size: f"takes {size:,} bytes as JSON, {limit:,} are allowed: {hint}"
 
 
-OTHER: Final = Limit(
+DEFAULT_LIMIT: Final = Limit(
     FIELD_BYTES_MAX,
     Reason.TOO_LARGE,
     _too_large(FIELD_BYTES_MAX, "no value that the schema accepts is as large"),
 )
 
 LIMITS: Final[Mapping[Kind, Mapping[str, Limit]]] = {
-    # Twice, since the exact count depends on how numbers are written: the model counts, and refuses what is between both.
+    # Twice the limit of the model, which counts exactly. The size here depends on how the API server writes numbers.
     TASKS: {"args": Limit(2 * ARGS_BYTES_MAX, Reason.ARGUMENTS_TOO_LARGE, arguments_too_large)},
     POOLS: {
         "template": Limit(
@@ -108,14 +108,14 @@ LIMITS: Final[Mapping[Kind, Mapping[str, Limit]]] = {
 }
 
 KEPT_OF_DEPLOYMENTS: Final = frozenset({"replicas"})
-"""The rest of the spec of a Deployment is compared with a fresh read."""
+"""Fields of the spec of a Deployment that are kept. The others are compared with a fresh read."""
 
 
 def reduced(kind: Kind, body: Manifest) -> dict[str, Any]:
     """
-    Return an object without the parts that nothing needs, and without those that are larger than their limits.
+    Return an object without the parts that nothing needs, and without those that exceed their limits. Idempotent.
 
-    The parts of its spec may be raw JSON, which is decoded only within the limits. Doing this twice does it once.
+    Parts of the spec may be raw JSON, which is decoded only within the limits.
     """
     dropped = dict(body.get(DROPPED) or {})
     nested = set(body.get(NESTED) or ())
@@ -136,26 +136,26 @@ def reduced(kind: Kind, body: Manifest) -> dict[str, Any]:
 
 
 def large_parts(manifest: Manifest) -> dict[str, int]:
-    """Return which of its arguments and its template are large in a reduced object, and their bytes as JSON."""
+    """Return the large ones of the arguments and the template of a reduced object, with their sizes as JSON in bytes."""
     spec = manifest.get("spec") or {}
     sizes = {name: len(_encode(spec[name])) for name in ("args", "template") if name in spec}
     return {name: size for name, size in sizes.items() if size > LARGE_BYTES}
 
 
-def without(manifest: Manifest, large: Mapping[str, int]) -> Manifest:
-    """Return a reduced object without its *large* parts: see `is_incomplete`."""
+def without_parts(manifest: Manifest, large: Mapping[str, int]) -> Manifest:
+    """Return a reduced object without its *large* parts, which makes it incomplete (see `is_incomplete`)."""
     spec = manifest["spec"]
     kept = {name: value for name, value in spec.items() if name not in large}
     return {**manifest, "spec": kept, DROPPED: {**manifest.get(DROPPED, {}), **large}}
 
 
 def is_incomplete(kind: Kind, manifest: Manifest) -> bool:
-    """Return whether a part is missing in *manifest* that is within its limit, so that a read by name returns it."""
+    """Return whether a read by name would return parts that are missing in *manifest*, since they are within their limits."""
     return any(size <= _limit(kind, name).bytes_max for name, size in manifest.get(DROPPED, {}).items())
 
 
 def read_reduced(kind: Kind, model: type[M], manifest: Manifest) -> M | Refusal:
-    """Read a reduced object. One that lacks a part which is too large or nested is refused, and the problem says which."""
+    """Read a reduced object. Refuse one with a part that was too large or nested too deeply; a problem names each part."""
     problems = [
         Problem(("spec", name), limit.message(size), limit.reason.value)
         for name, size in manifest.get(DROPPED, {}).items()
@@ -169,11 +169,11 @@ def read_reduced(kind: Kind, model: type[M], manifest: Manifest) -> M | Refusal:
 
 
 def _limit(kind: Kind, name: str) -> Limit:
-    return LIMITS.get(kind, {}).get(name, OTHER)
+    return LIMITS.get(kind, {}).get(name, DEFAULT_LIMIT)
 
 
 def _spec(kind: Kind, spec: Mapping[str, Any], dropped: dict[str, int], nested: set[str]) -> dict[str, Any]:
-    """Return the kept parts of a spec. Each other one is added to *dropped* with its size, or to *nested*."""
+    """Return the kept parts of a spec. Add each part that is too large to *dropped*, and each that is too deep to *nested*."""
     kept = {}
     for name, value in spec.items():
         if kind is DEPLOYMENTS and name not in KEPT_OF_DEPLOYMENTS:
@@ -189,9 +189,9 @@ def _spec(kind: Kind, spec: Mapping[str, Any], dropped: dict[str, int], nested: 
 
 
 def _within(value: Any, limit: int) -> tuple[Any, int]:
-    """Return *value*, decoded, and 0; if it is larger than *limit*, None and its bytes as JSON."""
+    """Return the decoded *value* and 0. If it exceeds *limit*, return None and its size as JSON in bytes."""
     data = _encode(value)
-    if len(data) > ESCAPED * limit:
+    if len(data) > ESCAPED_BYTES_MAX * limit:
         return None, len(data)
     if isinstance(value, msgspec.Raw):
         value = decode(data, Any)

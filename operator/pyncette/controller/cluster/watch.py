@@ -38,12 +38,12 @@ CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
 
 LISTED_AT_ONCE: Final = 25
-"""Objects of one page of kopf's lists, which it reads as a whole: 40 MB if each is as large as the API server takes it."""
+"""Number of objects on a page of kopf's lists, which it reads as a whole: 40 MB with the largest possible objects."""
 
 IDENTITY: Final = "pyncette-operator"
 
 RECONNECT_SECONDS: Final = 0.25
-"""How long watchers that kopf has left behind may take to connect. Cancelled before, they would log an error."""
+"""Time for watchers that kopf left running to connect again. If they were cancelled earlier, they would log an error."""
 
 GOODBYE_SECONDS: Final = 0.25
 """How long TLS connections may take to close: aiohttp does not wait for that."""
@@ -112,8 +112,8 @@ class Watch:
         self._stop_now: Callable[[], None] = lambda: None
         self._login: kopf.ConnectionInfo | None = None
         self._session: KeptSession | None = None
-        self._answer: kopf.AiohttpSession | None = None
-        """The answer to kopf's last login."""
+        self._kopf_session: kopf.AiohttpSession | None = None
+        """The result of kopf's last login."""
 
     async def run(self, api: Api, begins: Callable[[], object] = lambda: None) -> NoReturn:
         """
@@ -205,7 +205,7 @@ class Watch:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
-        # kopf leaves other watchers behind if one fails. It has ended their streams, so they connect once more.
+        # If one watcher fails, kopf leaves the others running, but ends their streams. So they connect once more.
         await asyncio.sleep(RECONNECT_SECONDS)
         await _cancel_others()
         await self._close_session()
@@ -235,9 +235,10 @@ class Watch:
 
     async def _log_in(self, **_: Any) -> kopf.AiohttpSession | None:
         """
-        Return a session to kopf: the same one for the same credentials, which kopf takes as a refusal after 401.
+        Return a session for kopf, or None if the credentials cannot be read.
 
-        It must not fail: kopf would wait forever for another login handler.
+        For the same credentials it is the same session, which kopf treats as a refusal after a 401. This must not raise,
+        since kopf would wait forever for another login handler.
         """
         try:
             configuration = await self._credentials.read()
@@ -260,8 +261,8 @@ class Watch:
             await self._close_session()
             self._login, self._session = login, session_of(login)
             session: Any = self._session
-            self._answer = kopf.AiohttpSession(server=login.server, aiohttp_session=session)
-        return self._answer
+            self._kopf_session = kopf.AiohttpSession(server=login.server, aiohttp_session=session)
+        return self._kopf_session
 
     async def _close_session(self) -> None:
         if self._session is not None:
@@ -269,7 +270,7 @@ class Watch:
 
 
 async def _cancel_others() -> None:
-    """Cancel all other tasks of this event loop, and wait for them, but not for ever."""
+    """Cancel all other tasks of this event loop, and wait for them for at most `STOP_SECONDS`."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -1,4 +1,4 @@
-"""The HTTP session of the watch: kopf gets objects reduced, before they are decoded as a whole or queued."""
+"""The HTTP session of the watch. It reduces objects before kopf decodes and queues them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyncette.controller.cluster.reduction import StoredObject
 WATCHED_KINDS: Final = (*OWN_KINDS, DEPLOYMENTS)
 
 LINE_BYTES_MAX: Final = 16 * 2**20
-"""Of one event. The API server takes objects of up to 3 MB."""
+"""Maximum size of an event. The API server accepts objects of up to 3 MB."""
 
 _KINDS: Final = {(kind.api_version, kind.name): kind for kind in WATCHED_KINDS}
 
@@ -29,7 +29,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     object: msgspec.Raw
 
 
-class Typed(msgspec.Struct, frozen=True):
+class TypeMeta(msgspec.Struct, frozen=True):
     """The kind of an object or of a list."""
 
     api_version: str = msgspec.field(name="apiVersion", default="")
@@ -44,7 +44,7 @@ class StoredList(msgspec.Struct, frozen=True):
 
 
 async def reduced_event(line: bytes) -> bytes:
-    """Return an event with its object reduced. One that is not about an object of a watched kind stays as it is."""
+    """Return an event with a reduced object. Return *line* itself if the event is not about an object of a watched kind."""
     event = decode(await decodable(line), StoredEvent)
     kind = _kind_of(event.object)
     if kind is None or event.type == "BOOKMARK":
@@ -53,9 +53,9 @@ async def reduced_event(line: bytes) -> bytes:
     return msgspec.json.encode({"type": event.type, "object": manifest})
 
 
-async def reduced_list(answer: bytes) -> Any:
-    """Return the decoded *answer*; if it is a list of objects of a watched kind, with each of them reduced."""
-    text = await decodable(answer)
+async def reduced_list(body: bytes) -> Any:
+    """Return the decoded *body*. If it is a list of a watched kind, reduce each object."""
+    text = await decodable(body)
     kind = _kind_of(text, "List")
     if kind is None:
         return decode(text, Any)
@@ -69,12 +69,12 @@ async def reduced_list(answer: bytes) -> Any:
 
 
 def _kind_of(text: bytes | bytearray | msgspec.Raw, suffix: str = "") -> Kind | None:
-    typed = decode(text, Typed)
-    return _KINDS.get((typed.api_version, typed.kind.removesuffix(suffix)))
+    type_meta = decode(text, TypeMeta)
+    return _KINDS.get((type_meta.api_version, type_meta.kind.removesuffix(suffix)))
 
 
 class ReducedLines:
-    """The content of a response, whose lines are the events of a watch. All else is that of the *stream*."""
+    """The content of a response, with each line, an event of a watch, reduced. Everything else is delegated to *stream*."""
 
     def __init__(self, stream: aiohttp.StreamReader) -> None:
         self._stream = stream
@@ -83,7 +83,7 @@ class ReducedLines:
         return getattr(self._stream, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        """Yield whole events, each of them reduced. Raises ClientPayloadError if one is too long."""
+        """Yield whole reduced events. Raises ClientPayloadError if one exceeds `LINE_BYTES_MAX`."""
         begun = bytearray()
         async for part in self._stream.iter_chunked(size):
             *lines, rest = part.split(b"\n")
@@ -97,7 +97,7 @@ class ReducedLines:
 
 
 class ReducedResponse(aiohttp.ClientResponse):
-    """A response of the API server. What kopf reads of it, a list or a stream of events, is reduced."""
+    """A response of the API server. Its list or its stream of events arrives at kopf reduced."""
 
     _content: Any = None
     """None until the headers have arrived. A response may be closed before that."""
@@ -111,7 +111,7 @@ class ReducedResponse(aiohttp.ClientResponse):
         self._content = stream if stream is None else ReducedLines(stream)
 
     async def json(self, **_: Any) -> Any:
-        """Return the decoded body like `reduced_list`. Raises JSONDecodeError for any other text, as kopf expects it."""
+        """Return the body as `reduced_list` does. Raises JSONDecodeError for invalid JSON, as kopf expects."""
         body = await self.read()
         try:
             return await reduced_list(body)
@@ -121,9 +121,9 @@ class ReducedResponse(aiohttp.ClientResponse):
 
 class KeptSession:
     """
-    The part of an aiohttp *session* that kopf uses, which `close` leaves open.
+    The part of an aiohttp *session* that kopf uses. Its `close` does nothing.
 
-    While kopf stops, it closes its session and leaves watchers behind, which then fail by that, and log it as an error.
+    When kopf stops, it closes its session while watchers still run. With a closed session, they would log errors.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -136,7 +136,7 @@ class KeptSession:
         return self.session.closed
 
     async def close(self) -> None:
-        """Do nothing: `end` closes the session."""
+        """Do nothing, since kopf calls this too early: `end` closes the session."""
 
     async def end(self) -> None:
         """Close the session."""

@@ -28,15 +28,16 @@ logger = logging.getLogger(__name__)
 
 RACE_SECONDS: Final = 1.0
 """
-A pass whose writes lose each race for this long fails, and is repeated later and later. A tenant can rewrite rows of its
-own without an end, and must not hold one of the few passes that all tenants share.
+Time limit for the races that the writes of a pass may lose. The pass then fails and is retried with backoff.
+
+A tenant can rewrite its rows without pause, and must not occupy one of the few passes that all tenants share.
 """
 
 COMPARED_SECONDS: Final = 60.0
-"""How often a backend that answers is compared with others: its driver may have connected to another database meanwhile."""
+"""Interval of comparisons of an available backend with others: its driver may have connected to another database meanwhile."""
 
 FAULT_SECONDS: Final = 60.0
-"""How long a reported error stays the same while a backend does not answer: each change rewrites the status of its tasks."""
+"""Minimum time between changes of the reported error of an unavailable backend. Each change rewrites the status of its tasks."""
 
 
 class Reach(NamedTuple):
@@ -84,7 +85,7 @@ class OpenBackend:
 
     @property
     def store_name(self) -> str:
-        """The name of its records: that of the first backend that was found to have the same."""
+        """The name of the first opened backend that shares its database; its own name unless there is one."""
         return self._databases.store_name(self.name)
 
     @property
@@ -122,19 +123,20 @@ class OpenBackend:
                     async with self._read().new_store(create=False) as store:
                         delays = CONNECTS.delays(random.random)
                         self._ledger = Ledger(store, self.clock, race_seconds=RACE_SECONDS)
-                        await self._look_after(store)
+                        await self._keep_checking(store)
             except Exception as error:  # noqa: BLE001 - even a bug, ours or a driver's, costs this backend alone
                 self.mark_down(error)
             finally:
                 self._ledger = None
-                self._databases.left(self.name)
+                self._databases.disconnected(self.name)
             await asyncio.sleep(next(delays))
 
-    async def _look_after(self, store: Store) -> None:
+    async def _keep_checking(self, store: Store) -> None:
+        """Check that the connection *store* responds, and compare its database regularly, until cancelled."""
         is_fresh, compared_at = True, 0.0
         while True:
             try:
-                await self._ask(store)
+                await self._ping(store)
                 now = asyncio.get_running_loop().time()
                 if not self.ready or now - compared_at >= COMPARED_SECONDS:
                     await self._databases.compare(self.name, store, fresh=is_fresh, again=self.ready)
@@ -145,16 +147,16 @@ class OpenBackend:
                 self._mark_up()
             await asyncio.sleep(self._intervals.backend)
 
-    async def _ask(self, store: Store) -> None:
+    async def _ping(self, store: Store) -> None:
         with self._metrics.measured(self.name, "ask"):
             await answered(synchronize(self.clock, store.now))
 
     async def check_database(self, store: Store) -> None:
         """
-        Raise StoreError if *store* leads to another database than the one that was compared with those of other backends.
+        Raise StoreError if *store* does not lead to the database that was compared with those of other backends.
 
-        Its driver may have connected anew, to a database that another backend has by another name. A scan would find the
-        tasks there under both names, and each would look like a move of the other.
+        Its driver may have reconnected to a database that another backend uses. A scan would then find the tasks there under
+        two names, and treat each as a move of the other.
         """
         try:
             await self._databases.check(self.name, store)
@@ -163,7 +165,7 @@ class OpenBackend:
             raise
 
     async def _prepare(self) -> None:
-        """Create what is missing, as far as that is left to the operator."""
+        """Migrate the tables, and create the roles, as far as the settings leave that to the operator."""
         settings = self.settings.roles
         if settings is None:
             await self._migrate()
@@ -179,7 +181,7 @@ class OpenBackend:
         try:
             migrated = await migrate(self._read())
         except OlderWorkersError as error:
-            # They are let in as before, and this release works on the tables all the same: it is tried again at the next start.
+            # Older workers keep running, and this release works with their tables. The next start tries again.
             logger.info(
                 "did not migrate: older workers are still running",
                 extra={"backend": self.name, "error": str(error)},
@@ -211,7 +213,7 @@ class OpenBackend:
         self._on_change()
 
     def mark_down(self, error: Exception) -> None:
-        """Record that it failed by *error*, and is not ready before its next health check."""
+        """Record that it failed with *error*, and is unavailable until the next health check."""
         now = asyncio.get_running_loop().time()
         message = self.message_of(error)
         if self.ready or message != self._logged:
@@ -219,7 +221,7 @@ class OpenBackend:
         self._logged = message
         is_news = self.is_expected or (message != self.fault and now - self._fault_since >= FAULT_SECONDS)
         self.ready = False
-        self._databases.left(self.name)
+        self._databases.disconnected(self.name)
         if is_news:
             self.fault, self._fault_since = message, now
             self._on_change()
@@ -238,10 +240,10 @@ class OpenBackend:
             yield self._opened.with_current_credentials().url
 
 
-def log_failure(what: str, backend: OpenBackend, error: Exception) -> None:
+def log_failure(message: str, backend: OpenBackend, error: Exception) -> None:
     """Log a failure of *backend* that is retried; with a traceback if it is a bug."""
     bug = None if isinstance(error, PyncetteException) else error
-    logger.warning(what, exc_info=bug, extra={"backend": backend.name, "error": backend.message_of(error)})
+    logger.warning(message, exc_info=bug, extra={"backend": backend.name, "error": backend.message_of(error)})
 
 
 class Backends:
@@ -258,7 +260,7 @@ class Backends:
         """The clock for pools without a backend."""
         self.open_namespaces = OpenNamespaces(settings.backends, intervals.namespaces)
         """The namespaces that each backend is open to. Records are compared with them one by one."""
-        databases = Databases(self._silent, self._changed)
+        databases = Databases(self._mark_down, self._changed)
         self._all: Mapping[str, OpenBackend] = {
             backend.name: OpenBackend(backend, databases, metrics, intervals, reach)
             for backend in settings.backends
@@ -274,7 +276,7 @@ class Backends:
         return all(backend.ready for backend in self)
 
     def message_of(self, error: Exception) -> str | None:
-        """Return what the log may have of an *error* that a pass over an object met; None: it is no backend's."""
+        """Return the message of a backend's *error* without secrets, for the log; None if it is no error of a backend."""
         if not isinstance(error, StoreError):
             return None
         urls = [url for backend in self for url in backend.urls()]
@@ -285,7 +287,7 @@ class Backends:
         return self._all.get(name)
 
     def store_name(self, name: str) -> str:
-        """Return where the records of the backend *name* are, as far as that is known."""
+        """Return the name of the store of the backend *name*, as far as that is known."""
         backend = self._all.get(name)
         return name if backend is None else backend.store_name
 
@@ -313,7 +315,7 @@ class Backends:
         return backend.settings
 
     def access(self, name: str, namespace: str) -> Access:
-        """Return how pools in *namespace* stand to the backend *name*."""
+        """Return the access of pools in *namespace* to the backend *name*."""
         backend = self._all.get(name)
         if backend is None:
             return Access.UNKNOWN
@@ -335,5 +337,5 @@ class Backends:
     def _changed(self, name: str) -> None:
         self._on_change(self._all[name])
 
-    def _silent(self, name: str, error: Exception) -> None:
+    def _mark_down(self, name: str, error: Exception) -> None:
         self._all[name].mark_down(error)

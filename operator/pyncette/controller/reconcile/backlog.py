@@ -1,4 +1,4 @@
-"""What of a pool waits for a worker, and since when."""
+"""Computes how many occurrences wait for a worker, and since when."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Waiting(NamedTuple):
 
     due: int = 0
     since: Instant | None = None
-    """When the oldest of them was due; None if nothing waits."""
+    """The due time of the oldest one; None if nothing waits."""
 
     def with_more(self, due: int, since: Instant | None) -> Waiting:
-        """Return the sum of this and *due* more, the oldest of which was due at *since*."""
+        """Return this backlog with *due* more occurrences; the oldest of them was due at *since*."""
         instants = [at for at in (self.since, since) if at is not None]
         return Waiting(self.due + due, min(instants, default=None))
 
@@ -39,7 +39,7 @@ def runs_instances(record: Record) -> bool:
 
 
 def late_since_of(record: Record, now: Instant) -> Instant | None:
-    """Return since when *record* waits for a worker; None if it does not."""
+    """Return the time since which *record* waits for a worker; None if it does not wait."""
     at = record.claimable_at
     return at if at is not None and at <= now and not record.is_leased(now) else None
 

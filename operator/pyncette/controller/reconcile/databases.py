@@ -1,4 +1,4 @@
-"""Finds out which backends lead to one database, and which of their databases are copies of another."""
+"""Detects backends that share one database, and databases that are copies of another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyncette.store.cancellation import leaks_as_errors
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 10.0
-"""A backend that takes longer is unavailable."""
+"""Time limit for a response. A backend that takes longer is unavailable."""
 
 T = TypeVar("T")
 
@@ -42,52 +42,55 @@ class Databases:
 
     Two backends share a database if a value that was written through one was read through the other. Nothing else proves
     it: tenants write the rows, and may write the identity of another team's database into their own. A backend is ready
-    only after it was compared with all others that are open. So no task is ever written while it is undecided whether
-    two databases are one, and the order of opening has no influence.
+    only after it was compared with all others that are open. So no task is written before that is decided, and the order
+    of opening has no influence.
 
-    *on_silent* is called with another backend that did not answer a comparison, and *on_change* with each backend whose
-    store name changed, or that became a copy or is none any more.
+    *on_unavailable* is called with another backend that failed in a comparison, and with the error. *on_change* is called
+    with each backend whose store name changed, or that became a copy or ceased to be one.
     """
 
-    def __init__(self, on_silent: Callable[[str, Exception], None], on_change: Callable[[str], None]) -> None:
-        self._on_silent = on_silent
+    def __init__(
+        self, on_unavailable: Callable[[str, Exception], None], on_change: Callable[[str], None]
+    ) -> None:
+        self._on_unavailable = on_unavailable
         self._on_change = on_change
         self._stores: dict[str, Store] = {}
-        """By backend: the connection, while it is open and answers."""
+        """By backend: the connection, while it is open and responds."""
         self._ranks: dict[str, int] = {}
         """By backend: the order of the first opening."""
         self._identities: dict[str, bytes] = {}
         """By backend: the identity that its database claimed last."""
         self._compared: dict[frozenset[str], bool] = {}
-        """By pair of backends: whether they share a database, as it was found last."""
+        """By pair of backends: whether they shared a database in the last comparison."""
         self._store_names: dict[str, str] = {}
         self._copies: set[str] = set()
-        """Backends whose databases differ, and claim the identity of another one."""
+        """Backends whose databases claim the identity of a different database."""
 
     def store_name(self, name: str) -> str:
-        """Return the name of the records of the backend *name*: that of the first opened backend of its database."""
+        """Return the name of the first opened backend that shares the database of the backend *name*."""
         return self._store_names.get(name, name)
 
     def is_copy(self, name: str) -> bool:
-        """Return whether the database of the backend *name* claims the identity of another one: one of them is a copy."""
+        """Return whether the backend *name* and another one have different databases with one identity, so that one is a copy."""
         return name in self._copies
 
-    def left(self, name: str) -> None:
-        """Record that the backend *name* does not answer any more."""
+    def disconnected(self, name: str) -> None:
+        """Record that the backend *name* is unavailable."""
         self._stores.pop(name, None)
 
     async def check(self, name: str, store: Store) -> None:
         """Raise StoreError unless *store* still has the identity with which the backend *name* was compared."""
         if await answered(identity_of(store)) != self._identities.get(name):
-            raise StoreUnavailableError("it leads to another database now, or its identity was changed")
+            raise StoreUnavailableError(
+                "the connection leads to another database, or the identity of the database was changed"
+            )
 
     async def compare(self, name: str, store: Store, *, fresh: bool, again: bool) -> None:
         """
-        Find out which other open backends share the database of *store*, the connection of the backend *name*.
+        Compare *store*, the connection of the backend *name*, with all other open backends. Raises StoreError if it fails.
 
-        A *fresh* connection may lead to another database than the one before. A comparison that is made *again*, of a
-        backend that is ready, is limited to those that share its database or claim to. Raises StoreError if the backend
-        itself does not answer.
+        A *fresh* connection may lead to another database than the one before, so earlier results are dropped. A comparison
+        that is made *again*, of a backend that is ready, is limited to backends that share its database or claim to.
         """
         self._identities[name] = await answered(identity_of(store))
         self._ranks.setdefault(name, len(self._ranks))
@@ -104,14 +107,14 @@ class Databases:
             found |= await self._comparisons(name, proof, others)
             with contextlib.suppress(StoreError):
                 await answered(proof.remove())
-        self._learn(found)
+        self._update(found)
         if self._stores.get(name) is not store:
-            raise StoreUnavailableError("it did not answer while another backend was compared with it")
+            raise StoreUnavailableError("no response while another backend was compared with it")
 
     async def _comparisons(
         self, name: str, proof: Proof, others: Mapping[str, Store]
     ) -> dict[frozenset[str], bool | None]:
-        """Return whether each of *others* reads the *proof* of the backend *name*, as far as they answer."""
+        """Return whether each of *others* reads the *proof* of the backend *name*. Leave out those that fail."""
         answers = await asyncio.gather(
             *(_is_seen(proof, store) for store in others.values()), return_exceptions=True
         )
@@ -123,7 +126,7 @@ class Databases:
                 raise answer
             elif self._stores.get(other) is store:
                 # It is compared with all others before it is ready again.
-                self._on_silent(other, answer)
+                self._on_unavailable(other, answer)
         return found
 
     def _is_unlike(self, name: str, other: str) -> bool:
@@ -144,20 +147,20 @@ class Databases:
             new += others
         return found
 
-    def _learn(self, found: Mapping[frozenset[str], bool | None]) -> None:
-        """Take over the results of a comparison; None: nothing is known any more of that pair."""
-        known = {name: (self.store_name(name), self.is_copy(name)) for name in self._ranks}
+    def _update(self, found: Mapping[frozenset[str], bool | None]) -> None:
+        """Apply the results of a comparison; None: the earlier result for that pair is dropped."""
+        before = {name: (self.store_name(name), self.is_copy(name)) for name in self._ranks}
         self._compared |= {pair: shared for pair, shared in found.items() if shared is not None}
         for pair in [pair for pair, shared in found.items() if shared is None]:
             self._compared.pop(pair, None)
-        self._store_names = {name: min(self._sharing(name), key=self._ranks.__getitem__) for name in known}
-        self._copies = {name for name in known if self._has_copy(name)}
-        for name, (place, was_copy) in known.items():
-            if self.store_name(name) != place:
-                self._log_place(name)
+        self._store_names = {name: min(self._sharing(name), key=self._ranks.__getitem__) for name in before}
+        self._copies = {name for name in before if self._has_copy(name)}
+        for name, (store_name, was_copy) in before.items():
+            if self.store_name(name) != store_name:
+                self._log_store_name(name)
             if self.is_copy(name) and not was_copy:
                 self._log_copy(name)
-            if (self.store_name(name), self.is_copy(name)) != (place, was_copy):
+            if (self.store_name(name), self.is_copy(name)) != (store_name, was_copy):
                 self._on_change(name)
 
     def _has_copy(self, name: str) -> bool:
@@ -166,21 +169,21 @@ class Databases:
             for pair in self._pairs(name)
         )
 
-    def _log_place(self, name: str) -> None:
-        place = self.store_name(name)
-        if place == name:
+    def _log_store_name(self, name: str) -> None:
+        store_name = self.store_name(name)
+        if store_name == name:
             logger.info("backend has a database of its own", extra={"backend": name})
         else:
-            logger.info("two backends share one database", extra={"backend": name, "same_as": place})
+            logger.info("two backends share one database", extra={"backend": name, "same_as": store_name})
 
     def _log_copy(self, name: str) -> None:
-        like = sorted(
+        same_identity = sorted(
             other
             for other in self._copies - self._sharing(name)
             if self._identities[other] == self._identities[name]
         )
         logger.warning(
-            "the database of a backend is a copy of another one, or was copied: both are used, and kept apart; "
+            "the database of a backend is a copy of another one, or was copied; both are used separately: "
             "run `pyncette migrate --new-identity` on the copy",
-            extra={"backend": name, "same_identity_as": ", ".join(like)},
+            extra={"backend": name, "same_identity_as": ", ".join(same_identity)},
         )

@@ -1,4 +1,4 @@
-"""Decides when and which deleted tasks are stopped in the backend, and holds back more than is credible at once."""
+"""Decides which deleted tasks are stopped in the backend, and when. It holds back implausibly many deletions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Final, NamedTuple
 from pyncette.controller.cluster.api import ObjectName
 
 WINDOW_SECONDS: Final = 3600.0
-"""Removals of the last hour count together: a mistake is made in one go, or by a tool that goes on for a while."""
+"""Removals within this time count together: a mistake happens at once, or by a tool that runs for a while."""
 
-
-LONGEST_BURST: Final = 15
-"""A burst ends after this many times its pause at the latest: deletions may never come to an end."""
+PAUSES_MAX: Final = 15
+"""Maximum length of a burst, in pauses: deletions may go on without end."""
 
 
 class Burst(NamedTuple):
@@ -25,9 +24,9 @@ class Burst(NamedTuple):
 
 class Bursts:
     """
-    The bursts of deletions, by namespace, so that one that never ends delays no other namespace.
+    The bursts of deletions, by namespace, so that an endless burst delays no other namespace.
 
-    A burst ends once nothing was deleted for *pause* seconds: a namespace is deleted object by object.
+    A burst ends after *pause* seconds without a deletion: a namespace is deleted object by object.
     """
 
     def __init__(self, pause: float) -> None:
@@ -42,7 +41,7 @@ class Bursts:
     def namespaces(self, now: float) -> frozenset[str]:
         """Return the namespaces whose burst has not ended."""
         for namespace, burst in list(self._bursts.items()):
-            if now >= min(burst.last_at + self._pause, burst.began_at + LONGEST_BURST * self._pause):
+            if now >= min(burst.last_at + self._pause, burst.began_at + PAUSES_MAX * self._pause):
                 del self._bursts[namespace]
         return frozenset(self._bursts)
 
@@ -60,8 +59,8 @@ class Guard:
 
     A namespace may lose *share* percent of its tasks within an hour, or *least* of them. Above that, all of its deleted
     tasks are held back until a person confirms their number. All namespaces together may lose *share* percent of the tasks
-    of the backend, or *least*. If they lose more, only those are held back that exceed an equal part of that: a few
-    deletions in one namespace go on, whatever happens in the others.
+    of the backend, or *least*. If they lose more, only namespaces that exceed an equal part of that are held back. So a few
+    deletions in one namespace are never held back by deletions in others.
     """
 
     def __init__(self, share: int, least: int) -> None:
@@ -74,8 +73,8 @@ class Guard:
         """
         Decide about all that are *gone*; *mirrored* counts the tasks of each namespace on the backend; *now* in seconds.
 
-        Tasks that are stopped already are not among *gone*. Neither are those that are proven to be deleted on purpose,
-        which are no reason to doubt the next ones.
+        *gone* has no stopped tasks. It also has no tasks whose intended deletion is proved: these are no reason to doubt
+        further deletions.
         """
         self._drop_old(now)
         names: defaultdict[str, list[ObjectName]] = defaultdict(list)
@@ -101,7 +100,7 @@ class Guard:
             self._stopped_at.setdefault(name.namespace, deque()).append(now)
 
     def _allowed(self, tasks: int) -> int:
-        """Return how many of so many *tasks* may be removed within an hour."""
+        """Return how many of *tasks*, a number, may be removed within an hour."""
         return max(self._least, tasks * self._share // 100)
 
     def _drop_old(self, now: float) -> None:
@@ -114,9 +113,9 @@ class Guard:
 
 def _equal_part(demands: Collection[int], total: int) -> float:
     """
-    Return how much each of *demands* may have, so that all together have *total* at most.
+    Return the maximum that each of *demands* may have, so that all together have at most *total*.
 
-    Those that demand less than an equal part leave the rest to the others.
+    A smaller demand leaves the rest of its part to the others.
     """
     left: float = total
     for number, demand in enumerate(sorted(demands)):

@@ -1,4 +1,4 @@
-"""Names the dependencies that many objects may wait for while these are unavailable."""
+"""Names the dependencies that objects wait for while these are unavailable."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ API_SERVER: Final = "the API server"
 
 
 def dependency_of(error: Exception) -> Dependency | None:
-    """Return the dependency that is unavailable if a pass failed by *error*; None: it is another error."""
+    """Return the unavailable dependency that caused *error*; None for any other error."""
     if isinstance(error, ApiUnavailableError):
         return API_SERVER
     return dependency_on(error.backend) if isinstance(error, BackendUnavailableError) else None
 
 
 def dependency_on(backend: str) -> Dependency:
-    """Return the dependency on one *backend*: that another one is unavailable delays no object of this one."""
+    """Return the dependency on one *backend*, so that an unavailable backend delays only its own objects."""
     return f"the backend {backend}"

@@ -1,4 +1,4 @@
-"""Decides which records of a task count: those on a database that the task is known to be on."""
+"""Decides which records of a task are trusted: those on databases that the task is known to use."""
 
 from __future__ import annotations
 
@@ -12,74 +12,74 @@ from pyncette.controller.reconcile.record_scan import ObservedRecord
 from pyncette.resources.task_status import LOCATIONS_MAX, Location, TaskStatus
 
 
-class Known(NamedTuple):
-    """The records of a task, by whether they count."""
+class ClassifiedRecords(NamedTuple):
+    """The records of a task: trusted and unlisted ones."""
 
-    records: list[ObservedRecord]
+    trusted: list[ObservedRecord]
     unlisted: list[ObservedRecord]
-    """Records in the name of the task on databases that its status does not list. They do not count."""
+    """Records in the name of the task on databases that its status does not list. They may be forged."""
 
 
 class Locations:
     """
-    The databases that each task is known to be on.
+    The databases that each task is known to use.
 
-    Whoever can write to a database can forge records there, in the name of any task. So a task moves only from a database
-    that its status lists: no tenant can write that, and the operator writes it before it moves a record. Where a
-    pass has left it counts before the status lists it. Two databases need no proof: the one that the task belongs on,
-    where a forger has no use for a move; and one that is open to no other namespace, whose forger is the tenant itself.
+    Any writer to a database can forge records there, in the name of any task. So a task moves only from a database that its
+    status lists. No tenant can write the status, and the operator lists a database before it moves a record there. The
+    database to which a pass wrote is known at once. Two databases need no entry in the status. On the one that the task
+    belongs on, a forger gains nothing from a move. On one that is open to no other namespace, the forger is the tenant.
     """
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
-        self._settled: dict[ObjectName, frozenset[tuple[str, str]]] = {}
-        """By task: the stores and realms that its records were at after the last pass, which its status may not name yet."""
+        self._in_use: dict[ObjectName, frozenset[tuple[str, str]]] = {}
+        """By task: the stores and realms of its records after the last pass. Its status may not list them yet."""
 
-    def known(
+    def classify(
         self,
         task: ObjectName,
         status: TaskStatus,
         location: PoolLocation | None,
         records: Sequence[ObservedRecord],
-    ) -> Known:
-        """Return which *records* of *task*, which belongs at *location*, count."""
+    ) -> ClassifiedRecords:
+        """Return the *records* of *task*, which belongs at *location*, by whether they are trusted."""
         here = None if location is None or location.backend is None else location.store_name
-        known = Known([], [])
+        classified = ClassifiedRecords([], [])
         for observed in records:
-            counts = observed.backend == here or self._is_known(task, status, observed)
-            (known.records if counts else known.unlisted).append(observed)
-        return known
+            is_trusted = observed.backend == here or self._is_known(task, status, observed)
+            (classified.trusted if is_trusted else classified.unlisted).append(observed)
+        return classified
 
     def may_hold(self, task: ObjectName, status: TaskStatus, store_name: str) -> bool:
-        """Return whether a record at *store_name*, which was not read yet, could count."""
-        places = {self._backends.store_name(each.backend) for each in status.locations}
-        return store_name in places or self._backends.is_exclusive(store_name, task.namespace)
+        """Return whether a record at *store_name* would be trusted; the store was not read yet."""
+        listed = {self._backends.store_name(each.backend) for each in status.locations}
+        return store_name in listed or self._backends.is_exclusive(store_name, task.namespace)
 
-    def settle(self, task: ObjectName, records: Sequence[ObservedRecord]) -> None:
-        """Record that these *records* of *task* count, as a pass over it has left them."""
+    def note_used(self, task: ObjectName, records: Sequence[ObservedRecord]) -> None:
+        """Record that a pass over *task* left these *records*, so that their places are trusted."""
         if records:
-            self._settled[task] = frozenset(map(_place, records))
+            self._in_use[task] = frozenset(map(_store_and_realm, records))
 
-    def is_settled(self, task: ObjectName, observed: ObservedRecord) -> bool:
-        """Return whether a pass has left a record of *task* where this one was *observed*."""
-        return _place(observed) in self._settled.get(task, ())
+    def is_in_use(self, task: ObjectName, observed: ObservedRecord) -> bool:
+        """Return whether the last pass left a record of *task* in the store and realm of *observed*."""
+        return _store_and_realm(observed) in self._in_use.get(task, ())
 
     def forget(self, task: ObjectName) -> None:
         """Drop all that is known of a *task* that was deleted."""
-        self._settled.pop(task, None)
+        self._in_use.pop(task, None)
 
     def reported(
         self, status: TaskStatus, location: PoolLocation, records: Sequence[ObservedRecord], *, moving: bool
     ) -> tuple[Location, ...]:
         """
-        Return what the *status* is to list: where the *records* are, and with *moving*, *location*, where they go.
+        Return the new `locations` of *status*: those of *records*, and with *moving*, *location* as their destination.
 
-        Without records it is empty: then the status keeps what it lists.
+        Return an empty tuple without records. The status then keeps its list.
         """
         if not records:
             return ()
-        places = [_place(observed) for observed in records]
-        if moving:  # what lies on the same database can do without
+        places = [_store_and_realm(observed) for observed in records]
+        if moving:  # records on the destination's database come last, since they need no entry
             places.sort(key=lambda place: place[0] == location.store_name)
             places.insert(0, (location.store_name, location.realm))
         named = {
@@ -95,14 +95,14 @@ class Locations:
 
     def _is_known(self, task: ObjectName, status: TaskStatus, observed: ObservedRecord) -> bool:
         return (
-            self.is_settled(task, observed)
+            self.is_in_use(task, observed)
             or self._backends.is_exclusive(observed.backend, task.namespace)
             or any(
-                (self._backends.store_name(each.backend), each.realm) == _place(observed)
+                (self._backends.store_name(each.backend), each.realm) == _store_and_realm(observed)
                 for each in status.locations
             )
         )
 
 
-def _place(observed: ObservedRecord) -> tuple[str, str]:
+def _store_and_realm(observed: ObservedRecord) -> tuple[str, str]:
     return observed.backend, observed.record.key.partition.realm

@@ -1,4 +1,4 @@
-"""Bounds the memory that the records of a backend take, so that no database and no namespace stops the operator."""
+"""Bounds the memory for the records of a backend, so that no database and no namespace can exhaust it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pyncette.core.record import Key, Partition, Record
 MEBIBYTE: Final = 1024 * 1024
 
 RECORD_BYTES: Final = 2048
-"""What a record takes by itself: its key, its numbers, and its places in the tables of the cache."""
+"""Estimated size of a record without its texts: the key, the numbers, and the entries in the cache."""
 
 ROWS_PER_RECORD: Final = 200
-"""Rows that a scan reads at most for each record that fits into memory: runs beside schedules, dead letters, instances."""
+"""Maximum number of rows that a scan reads for each record that fits into memory: side runs, dead letters, instances."""
 
 PARTITION_BYTES: Final = 512
-"""What a partition takes, apart from its names."""
+"""Estimated size of a partition without its names."""
 
 TEXT_FACTOR: Final = 4
-"""How much more a decoded text takes than the JSON that it was: small numbers and short strings are objects of their own."""
+"""Estimated ratio of decoded values to their JSON: small numbers and short strings become objects."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -35,11 +35,11 @@ class MemoryLimits(NamedTuple):
     """The largest estimated size of cached records, in bytes."""
 
     namespace: int = 64 * MEBIBYTE
-    """Of those of one namespace on one backend."""
+    """Limit for the records of one namespace on one backend."""
     backend: int = 192 * MEBIBYTE
-    """Of those of one backend."""
+    """Limit for all records of one backend."""
     total: int = 192 * MEBIBYTE
-    """Of those of all backends together."""
+    """Limit for the records of all backends together."""
 
 
 DEFAULT_LIMITS: Final = MemoryLimits()
@@ -47,17 +47,17 @@ DEFAULT_LIMITS: Final = MemoryLimits()
 
 class TotalMemory:
     """
-    The memory for the records of all backends together, of at most *limit* bytes.
+    The memory for the records of all backends together, of at most *limit* bytes. Sizes are estimates.
 
-    Any number of databases may be full, so one that has much gives way to one that has less. *evict* is called with the
-    backend and the namespace whose records take the most, and are to be forgotten.
+    Any number of databases may be full. So the namespace with the most memory on a backend gives way to those with less:
+    *evict* is called with that backend and namespace, and must forget the records.
     """
 
     def __init__(self, limit: int, evict: Callable[[str, str], None]) -> None:
         self._limit = limit
         self._evict = evict
         self._taken: dict[tuple[str, str], int] = {}
-        """By backend and namespace."""
+        """By backend and namespace: the bytes taken."""
         self._total = 0
 
     def take(self, backend: str, namespace: str, size: int) -> None:
@@ -68,10 +68,10 @@ class TotalMemory:
 
     def admits(self, backend: str, namespace: str, size: int) -> bool:
         """Return whether *namespace* may take *size* bytes on *backend* in all. A namespace that takes more gives way."""
-        place = (backend, namespace)
-        while self._total - self._taken.get(place, 0) + size > self._limit:
-            largest = max(self._taken, key=self._taken.__getitem__, default=place)
-            if largest == place or self._taken[largest] <= size:
+        taker = (backend, namespace)
+        while self._total - self._taken.get(taker, 0) + size > self._limit:
+            largest = max(self._taken, key=self._taken.__getitem__, default=taker)
+            if largest == taker or self._taken[largest] <= size:
                 return False
             self.take(*largest, 0)
             self._evict(*largest)
@@ -79,7 +79,7 @@ class TotalMemory:
 
 
 class MemoryBudget:
-    """The memory for the records of *backend*, by namespace, as a part of *shared*. The sizes are estimates."""
+    """The memory for the records of *backend*, by namespace, as a part of *shared*. Sizes are estimates, in bytes."""
 
     def __init__(self, limits: MemoryLimits, backend: str, shared: TotalMemory) -> None:
         self.limits = limits
@@ -87,13 +87,13 @@ class MemoryBudget:
         self._shared = shared
         self._taken: dict[str, int] = {}
         self._preferred: frozenset[str] = frozenset()
-        """Namespaces whose memory no other one takes."""
+        """Namespaces whose memory is not available to others."""
         self._total = 0
         self._total_preferred = 0
         self._under_way: WeakSet[ScanBudget] = WeakSet()
 
     def scan(self, namespace: str | None, preferred: Collection[str]) -> ScanBudget:
-        """Return the budget for a scan of *namespace*, or for one of everything: then nothing is taken yet."""
+        """Return the budget for a scan of *namespace*. Without one, for a scan of everything, reset all usage."""
         if namespace is None:
             self.release()
         self._preferred = frozenset(preferred)
@@ -104,18 +104,18 @@ class MemoryBudget:
         return scan
 
     def evict(self, namespace: str) -> None:
-        """Have scans that are under way forget *namespace*, and read no more of it."""
+        """Make running scans forget *namespace*, and read no more of it."""
         for scan in self._under_way:
             scan.give_up(namespace)
         self.take(namespace, 0)
 
     def others(self, namespace: str) -> int:
-        """Return how much is taken by others, as far as *namespace* has to leave that to them."""
+        """Return the bytes taken by other namespaces that are not available to *namespace*."""
         total = self._total_preferred if namespace in self._preferred else self._total
         return total - self._taken.get(namespace, 0)
 
     def taken(self, namespace: str) -> int:
-        """Return how much *namespace* takes."""
+        """Return the bytes taken by *namespace*."""
         return self._taken.get(namespace, 0)
 
     def admits(self, namespace: str, size: int) -> bool:
@@ -146,20 +146,20 @@ class ScanBudget:
     """
     The memory for one scan of *namespace*, or of everything if it is None.
 
-    A namespace whose records do not fit, or that has too many rows, is overfull: the rest of them is not read. Other namespaces may be scanned at the
-    same time. While it is scanned, a namespace takes what it took before, or what was read if that is more.
+    A namespace whose records or rows exceed the limits is overfull, and the rest of its records is not read. Other namespaces
+    may be scanned at the same time. During its scan, a namespace takes the larger of its former size and the size read so far.
     """
 
     def __init__(self, budget: MemoryBudget, namespace: str | None) -> None:
         self.found: dict[ObjectName, dict[tuple[str, Key], ObservedRecord]] = {}
-        """The records that were read so far, by the tasks that own them."""
+        """The records read so far, by the tasks that own them."""
         self._budget = budget
         self._spent: Counter[str] = Counter() if namespace is None else Counter({namespace: 0})
         self._rows: Counter[str] = Counter()
         self.overfull: set[str] = set()
 
     def admits_rows(self, namespace: str, rows: int) -> bool:
-        """Count *rows* that were read of *namespace*, and return whether it has no more than a scan reads."""
+        """Count *rows* read of *namespace*, and return whether they are within the limit of a scan."""
         self._rows[namespace] += rows
         if self._rows[namespace] > ROWS_PER_RECORD * self._budget.limits.namespace // RECORD_BYTES:
             self.overfull.add(namespace)
@@ -178,29 +178,29 @@ class ScanBudget:
         return True
 
     def give_up(self, namespace: str) -> None:
-        """Forget what was read of *namespace*, and admit no more of it."""
+        """Forget the records read of *namespace*, and admit no more of them."""
         self.overfull.add(namespace)
         self._spent.pop(namespace, None)
         for name in [name for name in self.found if name.namespace == namespace]:
             del self.found[name]
 
     def end(self) -> None:
-        """Record that nothing is held any more but what this scan has read."""
+        """Replace the sizes of the scanned namespaces by the sizes that this scan has read."""
         for namespace, size in self._spent.items():
             self._budget.take(namespace, size)
 
 
 def size_of(record: Record) -> int:
-    """Return about how many bytes *record* takes in memory."""
+    """Return the estimated size of *record* in memory, in bytes."""
     args = len(record.spec.args)
     return RECORD_BYTES + args + TEXT_FACTOR * (len(_encode(record.spec)) - args + len(_encode(record.state)))
 
 
 def size_of_members(members: tuple[Member, ...]) -> int:
-    """Return about how many bytes *members* take in memory."""
+    """Return the estimated size of *members* in memory, in bytes."""
     return sum(RECORD_BYTES + TEXT_FACTOR * len(_encode(member)) for member in members)
 
 
 def size_of_partitions(partitions: list[Partition]) -> int:
-    """Return about how many bytes *partitions* take in memory."""
+    """Return the estimated size of *partitions* in memory, in bytes."""
     return sum(PARTITION_BYTES + len(partition.realm) + len(partition.handler) for partition in partitions)

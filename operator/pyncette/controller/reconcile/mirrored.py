@@ -40,10 +40,10 @@ from pyncette.mirror.counting import COUNTED_MAX
 logger = logging.getLogger(__name__)
 
 REFRESHED_ROWS_MAX: Final = 10_000
-"""Rows that a read of one task takes. The regular scan reads a task that has more."""
+"""Maximum number of rows in a read of one task. The regular scan reads a task that has more."""
 
-_Where: TypeAlias = tuple[str, Key]
-"""The backend, and the key there."""
+_StoredKey: TypeAlias = tuple[str, Key]
+"""A store name, and a key there."""
 
 
 class PoolView(NamedTuple):
@@ -69,15 +69,15 @@ class Scan(NamedTuple):
 
 class Mirrored:
     """
-    The records of all tasks of the cluster *cluster_id*, as they were seen last.
+    The cached records of all tasks of the cluster *cluster_id*.
 
-    What is written by this process is noted at once; a look finds what workers have written, and may be behind of it. So of
-    what was written while a look was under way, the higher version counts; of all else what the look found, even if that is
-    older: a backend that failed over, or was restored, may have lost what it had.
+    This process notes its own writes at once. A scan reads the writes of workers, and may miss a write that happens during
+    the scan. So for a record that was written during a scan, the higher version wins. For all others the result of the scan
+    wins, even if it is older: a backend that failed over, or was restored, may have lost writes.
 
-    *can_run* says whether a task counts as waiting for workers: one that is gone or Stalled does not. *is_open* says whether
-    a backend is open to a namespace: records of all other namespaces are ignored there. *names_of* returns all names of a
-    backend, since it is open to what any of these is open to; they are known only once each was opened.
+    *can_run* returns whether a task counts as waiting for workers: a deleted or Stalled one does not. *is_open* returns
+    whether a backend is open to a namespace: records of all other namespaces are ignored there. *names_of* returns all
+    names of a backend. It is open to the namespaces of each of these, which are known only once each was opened.
     """
 
     def __init__(
@@ -95,22 +95,22 @@ class Mirrored:
         self._limits = limits
         self._memory = TotalMemory(limits.total, self._evict)
         self._budgets: dict[str, MemoryBudget] = {}
-        """By backend: the memory that its records take."""
+        """By backend: the memory budget of its records."""
         self._evicted: set[tuple[str, str]] = set()
-        """Backends and namespaces whose records were forgotten since the last scan ended."""
+        """Backends and namespaces that were evicted since the last scan ended."""
         self._overfull: dict[str, set[str]] = {}
         """By backend: the namespaces whose records do not fit into their memory."""
-        self._records: dict[ObjectName, dict[_Where, ObservedRecord]] = {}
-        self._names: dict[_Where, ObjectName] = {}
-        """Whose record is where."""
+        self._records: dict[ObjectName, dict[_StoredKey, ObservedRecord]] = {}
+        self._names: dict[_StoredKey, ObjectName] = {}
+        """The task that owns each record."""
         self._pools: dict[tuple[str, ObjectName], PoolView] = {}
         self._instances = WaitingInstances()
         self._scanned: dict[str, frozenset[str]] = {}
-        """The names that each backend had when everything on it was last scanned."""
+        """By backend: its names at the last scan of everything on it."""
         self._namespaces: dict[str, set[str]] = {}
         """By backend: the namespaces that held tasks of this cluster, or had a pool, at the last scan."""
         self._touched: defaultdict[str, dict[Key, int]] = defaultdict(dict)
-        """By backend: what this process wrote or removed since the last scan of it began, and the number of that write."""
+        """By backend: the records that this process wrote or removed since its last scan began, with the number of the write."""
         self._writes = 0
 
     def has_seen(self, backend: str) -> bool:
@@ -123,12 +123,12 @@ class Mirrored:
         return scanned is not None and self._names_of(backend) <= scanned
 
     def namespaces(self, backend: str) -> Collection[str]:
-        """Return the namespaces that have something on *backend*, to be scanned each by itself."""
-        known = {pool.namespace for place, pool in self._pools if place == backend}
+        """Return the namespaces with records or pools on *backend*, which are scanned one by one."""
+        known = {pool.namespace for store_name, pool in self._pools if store_name == backend}
         return known | self._namespaces.get(backend, set())
 
     def is_overfull(self, backend: str, namespace: str) -> bool:
-        """Return whether *namespace* has more records on *backend* than fit into memory, so that not all were read."""
+        """Return whether the records of *namespace* on *backend* exceed their memory budget, so that some were not read."""
         return namespace in self._overfull.get(backend, ())
 
     def overfull_for(self, namespace: str) -> list[str]:
@@ -171,7 +171,7 @@ class Mirrored:
         )
 
     def note(self, backend: str, record: Record) -> ObservedRecord:
-        """Note a *record* that was just written or read, and return it with what else is known of it."""
+        """Note a *record* that was just written or read, and return it with its side runs from the cache."""
         noted = ObservedRecord(backend, record)
         name = self.name_of(backend, record)
         if name is None:
@@ -184,7 +184,7 @@ class Mirrored:
         return noted
 
     def forget(self, backend: str, key: Key, task: ObjectName) -> None:
-        """Drop a record that was just removed."""
+        """Forget a record that was just removed."""
         self._touch(backend, key)
         self._drop((backend, key), task)
 
@@ -193,7 +193,7 @@ class Mirrored:
         self._touched[backend][key] = self._writes
 
     def keep_only(self, backends: Container[str]) -> None:
-        """Forget all that is known of other *backends*: they share the database of one of these, or lead elsewhere now."""
+        """Forget everything about backends other than *backends*: they share a database with one of these, or lead elsewhere now."""
         for where, task in [(where, task) for where, task in self._names.items() if where[0] not in backends]:
             self._drop(where, task)
         for backend in [backend for backend in self._namespaces if backend not in backends]:
@@ -224,20 +224,20 @@ class Mirrored:
         namespace: str | None = None,
     ) -> Scan:
         """
-        Read all that *backend* holds of this cluster, and of *pools* even if it holds nothing. Raises StoreError.
+        Read all records of this cluster on *backend*, and the workers of *pools*. Raises StoreError.
 
-        With *namespace*, read the records of that namespace only.
+        With *namespace*, read that namespace only. A pool without records is part of the result, too.
         """
         writes_before = self._writes
         began_at = time.monotonic()
-        place = backend.store_name  # it may become another one meanwhile
-        names = self._names_of(place)
+        store_name = backend.store_name  # it may change meanwhile
+        names = self._names_of(store_name)
         with_pool = {realm_of(self._cluster_id, *pool) for pool in pools}
-        opened = await self.realms.opened(place, ledger.store)
-        present = self._present(place, [*sorted(with_pool), *sorted(opened - with_pool)])
-        if place not in self._budgets:
-            self._budgets[place] = MemoryBudget(self._limits, place, self._memory)
-        budget = self._budgets[place].scan(namespace, {pool.namespace for pool in pools})
+        registered = await self.realms.read_registered(store_name, ledger.store)
+        present = self._present(store_name, [*sorted(with_pool), *sorted(registered - with_pool)])
+        if store_name not in self._budgets:
+            self._budgets[store_name] = MemoryBudget(self._limits, store_name, self._memory)
+        budget = self._budgets[store_name].scan(namespace, {pool.namespace for pool in pools})
         scanned: set[ObjectName] = set()
         changed_pools: list[ObjectName] = []
         backlogs: dict[ObjectName, Backlog] = {}
@@ -248,7 +248,7 @@ class Mirrored:
             if pool.namespace in budget.overfull:
                 continue
             has_pool = realm in with_pool
-            read = await self._scan_realm(place, ledger, realm, pool, has_pool, budget)
+            read = await self._scan_realm(store_name, ledger, realm, pool, has_pool, budget)
             if read is None:
                 continue
             workers, waiting = read
@@ -256,17 +256,17 @@ class Mirrored:
                 late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
                 backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
             view = PoolView(workers, waiting.due if has_pool else 0)
-            if self._pools.get((place, pool), PoolView()) != view:
+            if self._pools.get((store_name, pool), PoolView()) != view:
                 changed_pools.append(pool)
-            self._pools[place, pool] = view
-        self._forget_others(place, scanned, namespace)
-        changed = self._take(place, budget.found, namespace, writes_before)
+            self._pools[store_name, pool] = view
+        self._forget_others(store_name, scanned, namespace)
+        changed = self._take(store_name, budget.found, namespace, writes_before)
         budget.end()
-        changed_pools += self._note_overfull(place, budget.overfull, pools, namespace)
+        changed_pools += self._note_overfull(store_name, budget.overfull, pools, namespace)
         changed_pools += [pool for where, pool in self._pools if (where, pool.namespace) in self._evicted]
         self._evicted.clear()
         if namespace is None:
-            self._scanned[place] = names
+            self._scanned[store_name] = names
         return Scan(
             changed,
             changed_pools,
@@ -275,7 +275,7 @@ class Mirrored:
         )
 
     def _present(self, backend: str, realms: Iterable[str]) -> Mapping[str, ObjectName]:
-        """Return the pools of *realms* on *backend*, without realms that no pool may have there."""
+        """Return the pool of each of *realms* on *backend*. Leave out foreign realms."""
         present = {realm: pool for realm in realms if (pool := self.realms.pool_of(backend, realm))}
         self._namespaces[backend] = {pool.namespace for pool in present.values()}
         return present
@@ -292,7 +292,7 @@ class Mirrored:
         """
         Read the records of tasks in *realm*, as far as they fit into *budget*. Raises StoreError.
 
-        Return the workers of the *pool*, and its backlog; None if these do not fit.
+        Return the workers of the *pool* and its backlog; None if they, the partitions or the rows exceed *budget*.
         """
         workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
         partitions = await ledger.store.partitions(realm)
@@ -304,8 +304,8 @@ class Mirrored:
             )
         except TooManyRowsError:
             return None
-        if not is_empty:  # a backend that was wiped may have got records again, and not yet this
-            await self.realms.open(backend, ledger, realm)
+        if not is_empty:  # a backend that was wiped has records again, perhaps without the registration
+            await self.realms.register(backend, ledger, realm)
         if has_pool:
             instances = await self._instances.of(backend, pool, ledger, partitions, templates)
             waiting = waiting.with_more(*instances)
@@ -319,9 +319,9 @@ class Mirrored:
         self, backend: str, overfull: set[str], pools: Sequence[ObjectName], namespace: str | None
     ) -> list[ObjectName]:
         """
-        Note which namespaces are *overfull* on *backend*, and return the pools for which that is news.
+        Note the *overfull* namespaces on *backend*, and return the *pools* for which this has changed.
 
-        With *namespace*, only that one was read.
+        With *namespace*, only that one was scanned.
         """
         before = self._overfull.pop(backend, set())
         overfull = overfull | (set() if namespace is None else before - {namespace})
@@ -332,7 +332,7 @@ class Mirrored:
         return [pool for pool in pools if pool.namespace in before ^ overfull]
 
     def _evict(self, backend: str, namespace: str) -> None:
-        """Forget the records of *namespace* on *backend*: they take more memory than others that do not fit."""
+        """Forget the records of *namespace* on *backend*, which take more memory than those that need room."""
         for name in [name for name in self._records if name.namespace == namespace]:
             for where in [where for where in self._records[name] if where[0] == backend]:
                 self._drop(where, name)
@@ -347,9 +347,9 @@ class Mirrored:
         self, task: ObjectName, observed: ObservedRecord, ledger: Ledger
     ) -> ObservedRecord | None:
         """
-        Read one *observed* of *task*, and its side runs, without waiting for the next scan.
+        Read the *observed* record of *task* and its side runs, without waiting for the next scan. Raises StoreError.
 
-        Returns it as it is known then; None if it was removed. Raises StoreError.
+        Return the updated record; None if it was removed.
         """
         key = observed.record.key
         rows = 0
@@ -378,12 +378,12 @@ class Mirrored:
         namespace: str,
     ) -> tuple[Waiting, set[str], bool]:
         """
-        Read the records of tasks in *partitions*, as far as they fit into *budget*.
+        Read the records of tasks in *partitions*, until *budget* is exhausted.
 
-        Raises TooManyRowsError if *namespace* has more rows than a scan reads, and StoreError.
+        Raises StoreError, and TooManyRowsError if the rows of *namespace* exceed the limit of a scan.
 
-        Return the backlog of the tasks that the *workers* could run, the handlers of the templates among these, and whether
-        there was no record at all.
+        Return the backlog of the tasks that the *workers* could run, the handlers of their templates, and whether there was
+        no record at all.
         """
         waiting, templates, is_empty = Waiting(), set[str](), True
         handlers = {handler for worker in workers for handler in worker.handlers}
@@ -397,10 +397,10 @@ class Mirrored:
                 break
             where = backend, observed.record.key
             known = self._at(name, where)
-            # What is the same is kept once: else each look would take the memory of all records again.
+            # An equal record is kept once. Otherwise each scan would need the memory of all records again.
             budget.found.setdefault(name, {})[where] = known if known == observed and known else observed
             handler = observed.record.key.partition.handler
-            # Without a worker it is unknown which handlers exist, so all tasks count.
+            # Without workers, the existing handlers are unknown, so all tasks count.
             if (workers and handler not in handlers) or not self._can_run(name):
                 continue
             if observed.late_since is not None:
@@ -411,27 +411,27 @@ class Mirrored:
 
     def _forget_others(self, backend: str, scanned: Collection[ObjectName], namespace: str | None) -> None:
         """
-        Forget pools of *backend*, in *namespace* if it is given, that were not *scanned*.
+        Forget the pools of *backend* that were not *scanned*; with *namespace*, only pools of that namespace.
 
-        They are gone, and their realms were retired, or never opened.
+        These pools are gone, and their realms were retired or never registered.
         """
-        for place, pool in list(self._pools):
-            if place == backend and pool not in scanned and namespace in {None, pool.namespace}:
-                del self._pools[place, pool]
-                self._instances.forget(place, pool)
+        for store_name, pool in list(self._pools):
+            if store_name == backend and pool not in scanned and namespace in {None, pool.namespace}:
+                del self._pools[store_name, pool]
+                self._instances.forget(store_name, pool)
         self.realms.forget_others(backend, {realm_of(self._cluster_id, *pool) for pool in scanned}, namespace)
 
     def _take(
         self,
         backend: str,
-        found: Mapping[ObjectName, Mapping[_Where, ObservedRecord]],
+        found: Mapping[ObjectName, Mapping[_StoredKey, ObservedRecord]],
         namespace: str | None,
         writes_before: int,
     ) -> list[ObjectName]:
         """
-        Make all that is known of *backend*, in *namespace* if it is given, what a scan has *found*.
+        Replace the cached records of *backend* by those that a scan has *found*; with *namespace*, only of that namespace.
 
-        What was written after *writes_before* stays. Return the tasks whose records are not as they were.
+        Keep records that were written after *writes_before*. Return the tasks whose records changed.
         """
         touched = self._touched[backend]
         for key, write in list(touched.items()):
@@ -446,7 +446,7 @@ class Mirrored:
                     before is None or before.record.version > observed.record.version
                 ):
                     continue
-                if before is None or _face(before) != _face(observed):
+                if before is None or _visible_state(before) != _visible_state(observed):
                     changed[name] = None
                 self._put(name, observed)
         for name, known in list(self._records.items()):
@@ -456,18 +456,18 @@ class Mirrored:
                     changed[name] = None
         return list(changed)
 
-    def _at(self, name: ObjectName, where: _Where) -> ObservedRecord | None:
+    def _at(self, name: ObjectName, where: _StoredKey) -> ObservedRecord | None:
         return self._records.get(name, {}).get(where)
 
     def _put(self, name: ObjectName, observed: ObservedRecord) -> None:
         where = (observed.backend, observed.record.key)
         before = self._names.get(where)
-        if before is not None and before != name:  # a handler that belongs to another task now
+        if before is not None and before != name:  # the handler belongs to another task now
             self._drop(where, before)
         self._records.setdefault(name, {})[where] = observed
         self._names[where] = name
 
-    def _drop(self, where: _Where, name: ObjectName) -> None:
+    def _drop(self, where: _StoredKey, name: ObjectName) -> None:
         records = self._records.get(name, {})
         records.pop(where, None)
         if not records:
@@ -478,12 +478,12 @@ class Mirrored:
 
 def _log_overfull(backend: str, namespace: str) -> None:
     logger.warning(
-        "the records of a namespace take too much memory: not all are read, and its tasks are not reconciled",
+        "the records of a namespace take too much memory; some are not read, and its tasks are not reconciled",
         extra={"backend": backend, "namespace": namespace},
     )
 
 
-def _face(observed: ObservedRecord) -> tuple[object, ...]:
-    """Return what a task's status shows of its record; a renewal of a lease is not among that."""
+def _visible_state(observed: ObservedRecord) -> tuple[object, ...]:
+    """Return the fields of a record that the status shows; a renewed lease does not change them."""
     record = observed.record
     return record.version, record.fence, record.state, observed.running, observed.requested, observed.strays

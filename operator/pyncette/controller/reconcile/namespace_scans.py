@@ -1,4 +1,4 @@
-"""Scans a backend for what workers have written: each namespace by itself, so that a large one delays no other."""
+"""Scans a backend for the writes of workers, one namespace at a time, so that a large one delays no other."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.store.cancellation import leaks_as_errors
 
 SCANS_AT_ONCE: Final = 4
-"""Concurrent scans of one backend: a namespace whose scan takes long leaves the others to the next ones in turn."""
+"""Maximum number of concurrent scans of a backend, so that a slow scan of one namespace does not block the others."""
 
 
 class NamespaceScans:
     """
     The scans of one *backend*.
 
-    *scan* scans a namespace, or everything if it is None, and returns the seconds that it took. *namespaces* returns those
-    that hold anything. The first scan is one of everything, and so is the next one after `restart`. While no namespace holds
-    anything, each scan is one of everything, which finds the first record.
+    *scan* scans a namespace, or everything for None, and returns its duration in seconds. *namespaces* returns those with
+    records or pools. The first scan covers everything, and so does the next one after `restart`. While *namespaces* is
+    empty, each scan covers everything, so that it finds the first record.
 
-    Scans take at most one part in `Intervals.scan_share` of the time, to which each namespace has an equal right. So a
-    namespace whose scan is quick is scanned often, whatever the others take.
+    All scans together take at most one part in `Intervals.scan_share` of the time, and namespaces have equal shares of it.
+    So a namespace with a quick scan is scanned often, however long the others take.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class NamespaceScans:
         self._intervals = intervals
         self._restarted = asyncio.Event()
         self._is_complete = False
-        """Whether everything was scanned since the last start."""
+        """Whether everything was scanned since the start, or since `restart`."""
         self._seconds: dict[str | None, float] = {}
-        """How long the last scan of each namespace took."""
+        """By namespace: the duration of its last scan; None: of everything."""
         self._due_at: dict[str | None, float] = {}
         self._under_way: dict[str | None, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(SCANS_AT_ONCE)
         self._logged_at = float("-inf")
 
     def restart(self) -> None:
-        """Scan everything as soon as possible: the backend became available, and may hold something else."""
+        """Scan everything as soon as possible, since the backend became available and its records may differ."""
         self._is_complete = False
         self._restarted.set()
 
@@ -74,11 +74,11 @@ class NamespaceScans:
         return self._backend.ledger is not None and not self._backend.is_alias
 
     def _due(self) -> list[str | None]:
-        """Return the namespaces that are to be scanned now, those that have waited longest first; None: everything."""
+        """Return the namespaces whose scan is due, the longest overdue first; None stands for everything."""
         present: set[str | None] = {*self._namespaces()} or {None}
         now = _now()
         if self._under_way and None in present | self._under_way.keys():
-            return []  # a scan of everything is the only one
+            return []  # a scan of everything runs alone
         for gone in self._seconds.keys() - present:
             del self._seconds[gone], self._due_at[gone]
         due = [name for name in present - self._under_way.keys() if self._due_at.get(name, now) <= now]
@@ -93,7 +93,7 @@ class NamespaceScans:
         try:
             with leaks_as_errors():
                 await self._scan(None)
-        except Exception as error:  # noqa: BLE001 - it is tried again
+        except Exception as error:  # noqa: BLE001 - the next turn retries
             self._is_complete = False
             self._log(error)
 
@@ -103,7 +103,7 @@ class NamespaceScans:
                 if self._is_usable:
                     with leaks_as_errors():
                         self._seconds[namespace] = await self._scan(namespace)
-        except Exception as error:  # noqa: BLE001 - one backend, one poisoned row: the others go on
+        except Exception as error:  # noqa: BLE001 - a failure concerns this namespace alone
             self._log(error)
         finally:
             del self._under_way[namespace]
@@ -112,7 +112,7 @@ class NamespaceScans:
             self._due_at[namespace] = _now() + max(self._intervals.scan, self._intervals.scan_share * shared)
 
     def _log(self, error: Exception) -> None:
-        """Log a failure; if all namespaces fail at once, only the first of them."""
+        """Log a failure, at most once per scan interval: usually all namespaces fail together."""
         if _now() - self._logged_at >= self._intervals.scan:
             self._logged_at = _now()
             log_failure("could not scan a backend", self._backend, error)

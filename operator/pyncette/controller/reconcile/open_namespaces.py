@@ -1,4 +1,4 @@
-"""The namespaces that each backend is open to: those that the settings list, and those with the labels that they name."""
+"""The namespaces that each backend is open to: listed in the settings, or selected by their labels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class OpenNamespaces:
     """
     The namespaces that *backends* are open to.
 
-    The API server evaluates the selectors, and is asked every *seconds*. Its last answer holds until the next one, so nothing
-    is closed while it is unavailable. For a namespace that is not known yet, `look` asks at once.
+    The API server evaluates the selectors. The result is read every *seconds* and holds until the next read, so nothing is
+    closed while the API server is unavailable. For an unknown namespace, `read_for` reads at once.
     """
 
     def __init__(self, backends: Iterable[BackendSettings], seconds: float = DEFAULT.namespaces) -> None:
@@ -35,11 +35,11 @@ class OpenNamespaces:
         }
         self._seconds = seconds
         self._selected: dict[str, frozenset[str]] = dict.fromkeys(self._selectors, frozenset())
-        self._looked_for: set[str] = set()
-        """Namespaces that `look` has asked for since the last `read`."""
+        self._read_for: set[str] = set()
+        """Namespaces of the calls of `read_for` since the last `read`."""
         self._reading = asyncio.Lock()
         self._reads = 0
-        """How many reads have begun."""
+        """Number of reads that have begun."""
 
     def is_open(self, backend: str, namespace: str) -> bool:
         """Return whether pools in *namespace* may use *backend*."""
@@ -57,14 +57,14 @@ class OpenNamespaces:
         return listed == {namespace} and names.isdisjoint(self._selectors)
 
     async def read(self, api: Api) -> Changes:
-        """Read which namespaces the selectors select, and return what has changed. Raises ApiError."""
+        """Read the selected namespaces, and return the changes. Raises ApiError."""
         async with self._reading:
             changes = await self._read(api)
-            self._looked_for.clear()
+            self._read_for.clear()
         return changes
 
     async def follow(self, api: Api, changed: Callable[[Changes], None]) -> None:
-        """Read them again and again, if there are selectors, and call *changed* with what has changed."""
+        """Read the selected namespaces regularly, if there are selectors, and call *changed* with the changes."""
         while self._selectors:
             await asyncio.sleep(self._seconds)
             try:
@@ -74,15 +74,15 @@ class OpenNamespaces:
                     "could not read the namespaces that backends are open to", extra={"error": str(error)}
                 )
 
-    async def look(self, api: Api, namespace: str) -> Changes:
-        """Read them if it is not known yet whether they select *namespace*. Raises ApiError."""
-        if not self._selectors or namespace in self._looked_for or self._is_selected(namespace):
+    async def read_for(self, api: Api, namespace: str) -> Changes:
+        """Read the selected namespaces unless it is known whether *namespace* is among them. Raises ApiError."""
+        if not self._selectors or namespace in self._read_for or self._is_selected(namespace):
             return {}
         reads = self._reads
         async with self._reading:
-            # Another call may have begun a read since, which answers this one, too.
+            # Another call may have begun a read since, whose result serves both.
             changes = await self._read(api) if self._reads == reads else {}
-            self._looked_for.add(namespace)
+            self._read_for.add(namespace)
         return changes
 
     def _is_selected(self, namespace: str) -> bool:

@@ -21,7 +21,7 @@ from pyncette.controller.cluster.api import (
     Reference,
     RefusedError,
 )
-from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.objects import Objects, read_whole
 from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.reconcile.backends import Backends, OpenBackend
 from pyncette.controller.reconcile.mirrored import Mirrored
@@ -134,7 +134,7 @@ class Pools:
         return PoolLocation(realm, observed, found)
 
     def _access(self, backend: str, namespace: str) -> Access:
-        """Return how pools in *namespace* stand to *backend*."""
+        """Return the access of pools in *namespace* to *backend*."""
         access = self._backends.access(backend, namespace)
         if access is Access.OPEN and self._mirrored.is_overfull(
             self._backends.store_name(backend), namespace
@@ -206,7 +206,7 @@ class Pools:
             self._verified.pop(name, None)
             self._statuses.forget(Reference(POOLS, *name))
             return None
-        stored = await complete(self._api, self._objects, POOLS, name, held)
+        stored = await read_whole(self._api, self._objects, POOLS, name, held)
         if stored is None:
             return None
         pool = read_reduced(POOLS, PyncetteWorkerPool, stored)

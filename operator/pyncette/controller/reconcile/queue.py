@@ -20,10 +20,10 @@ from pyncette.store.cancellation import leaks_as_errors
 logger = logging.getLogger(__name__)
 
 SLOW_SECONDS: Final = 2.0
-"""A pass that takes longer is slow: another one begins in its place."""
+"""Duration after which a pass is slow, so that another one may begin in addition."""
 
 SLOW_PASSES: Final = 96
-"""Slow passes that others take the places of: a team may have many namespaces on one slow backend."""
+"""Maximum number of slow passes beyond the limit: a team may have many namespaces on one slow backend."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -45,18 +45,18 @@ class Urgency(IntEnum):
 
 class Queue(Generic[K]):
     """
-    The work queue of the reconcilers: namespaces take turns, and keys with something new come first.
+    The work queue of the reconcilers: namespaces take turns, and keys of changed objects come first.
 
-    The namespace of a key is the one of *namespace_of*.
+    *namespace_of* returns the namespace of a key.
 
-    A key says which object, never what happened to it: a pass reads the current state. So a key waits at most once, and a
-    burst of changes costs at most one more pass than a single change. Bursts that outlast a pass are debounced by
+    A key names an object, and not an event: a pass reads the current state. So a key waits at most once, and a burst of
+    changes costs at most one more pass than a single change. Bursts that outlast a pass are debounced by
     *quiet_seconds*. Memory grows with the number of distinct keys, which is the number of objects: the API server bounds
     that, and the operator holds the objects themselves, too.
 
-    A pass that fails is repeated with backoff. If it failed because a dependency is unavailable, by *dependency_of* its
-    error, the circuit breaker of that dependency parks its key. A key with something new waits for neither. A failure is
-    logged with the *message_of* its error, or with a traceback if there is none.
+    A pass that fails is repeated with backoff. If *dependency_of* returns an unavailable dependency for its error, the
+    circuit breaker of that dependency parks the key. The key of a changed object waits for neither. A failure is logged
+    with the result of *message_of* for its error, or with a traceback if that is None.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Queue(Generic[K]):
         self._waiting: FairQueue[K] = FairQueue()
         self._in_progress: set[K] = set()
         self._passes_of: Counter[str] = Counter()
-        """By namespace: how many passes are under way."""
+        """By namespace: the number of passes under way."""
         self._passes_max = 0
         self._slow: set[K] = set()
-        """Keys whose passes are slow, so that others have begun in their places."""
+        """Keys with slow passes, which do not count against the limit of concurrent passes."""
         self._slow_max = 0
         self._begin_worker: Callable[[], object] = lambda: None
         self._once_more: dict[K, Urgency] = {}
@@ -156,9 +156,8 @@ class Queue(Generic[K]):
         """
         Call *reconcile* with the keys, until cancelled: at most *passes* at once, and *passes_per_namespace* of these.
 
-        A pass may wait for a backend that is slow. The other namespaces go on meanwhile: *slow_passes* more may be under
-        way, each in the place of one that takes longer than `SLOW_SECONDS`. So no backend takes all passes, however many
-        namespaces use it.
+        A pass may wait for a slow backend. Passes of other namespaces continue meanwhile. Up to *slow_passes* that take longer
+        than `SLOW_SECONDS` do not count against the limit. So no backend takes all passes, however many namespaces use it.
         """
         self._passes_max = passes if passes_per_namespace is None else passes_per_namespace
         self._slow_max = slow_passes
@@ -181,17 +180,17 @@ class Queue(Generic[K]):
             try:
                 with leaks_as_errors():
                     again = await reconcile(key)
-            except Exception as failure:  # noqa: BLE001 - it concerns this key alone, which is tried again
+            except Exception as failure:  # noqa: BLE001 - it concerns this key alone, which is retried
                 error = failure
             becoming_slow.cancel()
             is_replaced = key in self._slow
             self._slow.discard(key)
             self._end(key, error, again)
             finished(key, clock() - began, error)
-        self._wake_worker()  # what waited for a pass of this namespace to end
+        self._wake_worker()  # a key may have waited for a pass of its namespace to end
 
     def _replace_worker(self, key: K) -> None:
-        """Begin another worker in the place of the one with the slow pass over *key*, which ends after that pass."""
+        """Start a worker that replaces the one with the slow pass over *key*. The slow one ends after that pass."""
         if len(self._slow) < self._slow_max:
             self._slow.add(key)
             self._begin_worker()

@@ -1,4 +1,4 @@
-"""The realms of the cluster's pools on each backend: those that are scanned, and those that a backend is not open to."""
+"""Tracks the realms of the cluster's pools on each backend, and ignores realms that may not use it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RETIREMENT: Final[Duration] = 3600 * SECOND
 """How long an empty realm is still scanned. A pool that is replaced returns much sooner."""
 
 FOREIGN_MAX: Final = 100
-"""Foreign realms that are read and counted for each backend. Whoever can write there can make any number of them."""
+"""Maximum number of foreign realms that are read and counted for a backend. Any writer there can create any number."""
 
 SHOWN_MAX: Final = 10
-"""Foreign realms that a line of the log names."""
+"""Maximum number of foreign realms in a log message."""
 
 SHOWN_CHARACTERS_MAX: Final = 200
-"""Characters of a realm in the log."""
+"""Maximum length of a realm in the log."""
 
 _NAMESPACE: Final = re.compile(LABEL)
 _NAME: Final = re.compile(SUBDOMAIN)
@@ -39,21 +39,21 @@ class Realms:
     """
     The realms of the cluster *cluster_id*.
 
-    A database is untrusted: whoever can write there can name any realm. So a realm counts only where *is_open* says that
-    the backend is open to its namespace. All other realms are foreign: they are ignored, counted and reported.
+    A database is untrusted: any writer there can name any realm. So a realm counts only if *is_open* returns that the
+    backend is open to its namespace. All other realms are foreign: they are ignored, counted and reported.
     """
 
     def __init__(self, cluster_id: str, is_open: Callable[[str, str], bool]) -> None:
         self._cluster_id = cluster_id
         self._is_open = is_open
-        self._opened: dict[str, set[str]] = {}
-        """By backend: those that hold tasks of this cluster, or did."""
+        self._registered: dict[str, set[str]] = {}
+        """By backend: the registered realms of this cluster."""
         self._empty_since: dict[tuple[str, str], Duration] = {}
         """By backend and realm: since when scans have found it empty and without a pool, by the monotonic clock."""
-        self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """By backend: held by who adds to the register of realms there, or takes away from it."""
+        self._registrations: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By backend: the lock for changes of its register of realms."""
         self._foreign: dict[str, frozenset[str]] = {}
-        """By backend: the foreign realms that the last scan has found."""
+        """By backend: the foreign realms that the last scan found."""
 
     def pool_of(self, backend: str, realm: str) -> ObjectName | None:
         """Return the pool that owns *realm* on *backend*; None if no pool of this cluster can."""
@@ -76,26 +76,26 @@ class Realms:
         """Return how many foreign realms the last scan of *backend* has found, up to `FOREIGN_MAX`."""
         return len(self._foreign.get(backend, ()))
 
-    async def open(self, backend: str, ledger: Ledger, realm: str) -> None:
+    async def register(self, backend: str, ledger: Ledger, realm: str) -> None:
         """
         Register *realm* before the first record is written there, so that later scans find it.
 
         A store cannot list realms, so each realm has a record in a reserved realm of the cluster.
         """
         self._empty_since.pop((backend, realm), None)
-        if realm in self._opened.setdefault(backend, set()):
+        if realm in self._registered.setdefault(backend, set()):
             return
-        async with self._registering[backend]:
+        async with self._registrations[backend]:
             await ledger.store.swap(
                 [Change(None, inert_record(self._registration(realm), Spec(), await ledger.now()))]
             )
-            self._opened[backend].add(realm)
+            self._registered[backend].add(realm)
 
-    async def opened(self, backend: str, store: Store) -> frozenset[str]:
+    async def read_registered(self, backend: str, store: Store) -> frozenset[str]:
         """
-        Read which realms are open on *backend*, and report foreign ones. Raises StoreError.
+        Read the registered realms of this cluster on *backend*, and report foreign ones. Raises StoreError.
 
-        Of the realms that the store names, which may hold nothing any more, those that are registered are open.
+        A store may also name realms that are no longer registered. These are left out.
         """
         named = sorted({partition.handler for partition in await store.partitions(self._registry)})
         foreign = [realm for realm in named if self.pool_of(backend, realm) is None][:FOREIGN_MAX]
@@ -104,11 +104,11 @@ class Realms:
         records = await store.load([self._registration(realm) for realm in read])
         registered = {realm for realm, record in zip(read, records, strict=True) if record is not None}
         self._report(backend, registered.intersection(foreign))
-        opened = self._opened[backend] = registered.intersection(own)
-        return frozenset(opened)
+        result = self._registered[backend] = registered.intersection(own)
+        return frozenset(result)
 
     def _report(self, backend: str, foreign: Collection[str]) -> None:
-        """Log those of the *foreign* realms that the last scan has not found."""
+        """Log the *foreign* realms that the last scan did not find."""
         before, self._foreign[backend] = self._foreign.get(backend, frozenset()), frozenset(foreign)
         new = sorted(self._foreign[backend] - before)
         if new:
@@ -128,35 +128,35 @@ class Realms:
 
     async def retire(self, backend: str, ledger: Ledger, realm: str) -> None:
         """
-        Stop scanning *realm* once it has been empty, and its pool gone, for long.
+        Remove *realm* from the register once it has been empty and without a pool for `RETIREMENT`. Raises StoreError.
 
-        Else every namespace that ever existed would be scanned forever. A later write opens it again. Another operator that
-        writes there at this moment opens it at its next scan, since it has the pool.
+        Otherwise every namespace that ever existed would be scanned forever. A later write registers the realm again. If
+        another operator writes there at this moment, its next scan registers the realm, since it has the pool.
         """
         now = ledger.clock.monotonic()
         if now - self._empty_since.setdefault((backend, realm), now) < RETIREMENT:
             return
-        async with self._registering[backend]:
-            if self._empty_since.pop((backend, realm), None) is None:  # a write has opened it meanwhile
+        async with self._registrations[backend]:
+            if self._empty_since.pop((backend, realm), None) is None:  # a write has registered it meanwhile
                 return
-            self._opened[backend].discard(realm)
+            self._registered[backend].discard(realm)
             (record,) = await ledger.store.load([self._registration(realm)])
             if record is not None:
                 await ledger.store.swap([Change(record, None)])
 
     def forget(self, backend: str) -> None:
         """Drop all that is known of *backend*."""
-        self._opened.pop(backend, None)
+        self._registered.pop(backend, None)
         self._foreign.pop(backend, None)
         self.forget_others(backend, (), None)
 
     def forget_others(self, backend: str, scanned: Collection[str], namespace: str | None) -> None:
-        """Forget the empty realms of *backend*, in *namespace* if it is given, that were not *scanned*: they are gone."""
-        for place, realm in list(self._empty_since):
-            pool = self.pool_of(place, realm)
+        """Forget the empty realms of *backend* that were not *scanned*; with *namespace*, only realms of that namespace."""
+        for backend_name, realm in list(self._empty_since):
+            pool = self.pool_of(backend_name, realm)
             is_read = namespace is None or pool is None or pool.namespace == namespace
-            if place == backend and is_read and realm not in scanned:
-                del self._empty_since[place, realm]
+            if backend_name == backend and is_read and realm not in scanned:
+                del self._empty_since[backend_name, realm]
 
     def _registration(self, realm: str) -> Key:
         return Key(Partition(self._registry, realm), "pool")
@@ -167,5 +167,5 @@ class Realms:
 
 
 def _is_possible(name: ObjectName) -> bool:
-    """Return whether an object can have this *name*. The API server answers a request for any other one like one for no kind."""
+    """Return whether an object can have this *name*. To a request for an impossible name, the API server responds as for an unknown kind."""
     return bool(_NAMESPACE.fullmatch(name.namespace) and _NAME.fullmatch(name.name))

@@ -1,4 +1,4 @@
-"""Reads the records of tasks from a store, each with what runs beside it."""
+"""Reads the records of tasks from a store, each with its side runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyncette.store.scanning import without_instances
 
 
 class TooManyRowsError(StoreRefusedError):
-    """A database returns more rows than are read. Its owner can return rows without end."""
+    """The error for a database with more rows than a scan reads. Its owner can forge endless rows."""
 
 
 class ObservedRecord(NamedTuple):
@@ -24,11 +24,11 @@ class ObservedRecord(NamedTuple):
     backend: str
     record: Record
     running: int = 0
-    """Runs under way beside the schedule."""
+    """Number of side runs under way."""
     requested: int = 0
-    """Requested runs that have no outcome yet, under way or not."""
+    """Number of requested runs without an outcome, under way or not."""
     late_since: Instant | None = None
-    """Since when its next occurrence waits for a worker; None if it does not."""
+    """Time since which its next occurrence waits for a worker; None if it does not wait."""
     strays: tuple[int, ...] = ()
     """Of a template: partitions beyond its count that hold instances. No worker polls them."""
 
@@ -50,10 +50,10 @@ async def scan_records(
     task: str | None = None,
 ) -> AsyncIterator[ObservedRecord]:
     """
-    Yield the records of tasks in *partitions*, or of one *task*, with what runs beside them.
+    Yield the records of tasks in *partitions*, or of one *task*, with their side runs. Raises StoreError.
 
-    Instances are passed over, however many there are. Raises TooManyRowsError once *admits* returns false for the number of
-    rows, or of partitions, that are read next.
+    Instances are skipped without reading them one by one. Raises TooManyRowsError once *admits* returns false for the
+    number of rows, or of partitions, that are read next.
     """
 
     def read(rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Creates Events about deleted tasks whose removal is held back."""
+"""Queues Events about deleted tasks whose removal is held back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RemovalEvents:
         self._clock = clock
 
     def report(self, backend: str, names: Collection[ObjectName]) -> None:
-        """Create Events about the tasks *names*: in each of their namespaces, and at the operator's pod."""
+        """Queue Events about the held-back tasks *names*: one in each of their namespaces, and one at the operator's pod."""
         for namespace, held in groupby(sorted(names), lambda name: name.namespace):
             tasks = [name.name for name in held]
             first = self._mirrored.records(ObjectName(namespace, tasks[0]))

@@ -1,4 +1,4 @@
-"""Notices of held-back removals, which the operator stores on a backend for a person to list and to confirm."""
+"""Stores notices of held-back removals on a backend, so that a person can list and confirm them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pyncette.store.base import Store
 from pyncette.store.codec import UNREADABLE
 
 SWEEP_REALM: Final = f"{RESERVED_REALMS}sweep"
-"""The realm of the notices. Each cluster id has a partition for the notices, and one for the pages of their names."""
+"""Realm of the notices. Each cluster id has a partition for the notices, and one for the pages of their names."""
 
 PAGE: Final = 100
-"""Names in one record: names of 253 characters take less than 32 KiB."""
+"""Number of names on a page, which is one record: names of 253 characters take less than 32 KiB."""
 
 SCANNED: Final = 200
-"""Records that one scan reads."""
+"""Number of records that one scan or load reads."""
 
 NAMESPACES_MAX: Final = 10_000
-"""Notices that are looked for on a backend. Whoever can write there can make any number of them."""
+"""Maximum number of notices that are read on a backend. Any writer there can create any number."""
 
 COUNT_MAX: Final = 10_000_000
 
 NAME: Final = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}")
-"""Names that Kubernetes accepts. Others in a row are not shown to a person."""
+"""A name that Kubernetes accepts. Other names in a page are forged, and are never shown."""
 
 
 class HeldBack(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,7 +38,7 @@ class HeldBack(msgspec.Struct, frozen=True, omit_defaults=True):
 
     count: Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)] = 0
     digest: str = ""
-    """Of all names. Their pages are stored under it, so nobody reads those of two different lists."""
+    """Digest of all names. It is part of the keys of their pages, so the pages of two lists are never mixed."""
     confirmed: Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)] = 0
     """The confirmed number; 0 if there is no confirmation."""
 
@@ -63,7 +63,7 @@ class Notice(NamedTuple):
 
     async def names(self, store: Store, among: Collection[str] | None = None) -> Sequence[str]:
         """
-        Return the names of tasks that are held back, or those of them that are *among* others. Raises StoreError.
+        Return the names of the held-back tasks; with *among*, only those in it. Raises StoreError.
 
         Names that cannot be read are left out.
         """
@@ -79,9 +79,9 @@ class Notice(NamedTuple):
         self, store: Store, names: Collection[str], *, is_confirmed: bool = False
     ) -> Notice | None:
         """
-        Store that *names* are held back instead, and return the new notice; None if it was changed meanwhile.
+        Replace the held-back names by *names*, and return the new notice; None if it was changed meanwhile.
 
-        Without names, the notice is removed. Raises StoreError.
+        Without names, remove the notice. Raises StoreError.
         """
         held = HeldBack(len(names), digest_of(names), len(names) if is_confirmed else 0)
         if held.digest != self.held.digest:
@@ -132,17 +132,17 @@ class Notice(NamedTuple):
 
 
 def digest_of(names: Collection[str]) -> str:
-    """Return the digest of *names*, whatever their order; empty without names."""
+    """Return the digest of *names*, independent of their order; empty without names."""
     return blake2b("\n".join(sorted(names)).encode(), digest_size=16).hexdigest() if names else ""
 
 
 async def clusters_with_notices(store: Store) -> list[str]:
-    """Return the ids of the clusters that have held something back on this backend, now or before. Raises StoreError."""
+    """Return the ids of the clusters that hold, or held, removals back on this backend. Raises StoreError."""
     return sorted({partition.handler for partition in await store.partitions(SWEEP_REALM)})
 
 
-async def noticed_namespaces(store: Store, cluster_id: str) -> set[str]:
-    """Return the namespaces of a cluster that have a notice, of the first `NAMESPACES_MAX` notices. Raises StoreError."""
+async def namespaces_with_notices(store: Store, cluster_id: str) -> set[str]:
+    """Return the namespaces of a cluster with a notice, from the first `NAMESPACES_MAX` notices. Raises StoreError."""
     partition, found, after, read = _notices(cluster_id), set[str](), None, 0
     while read < NAMESPACES_MAX and (page := await store.scan(partition, None, after, SCANNED)):
         after, read = page[-1].key, read + len(page)
@@ -151,7 +151,7 @@ async def noticed_namespaces(store: Store, cluster_id: str) -> set[str]:
 
 
 async def load_notices(store: Store, cluster_id: str, namespaces: Collection[str]) -> dict[str, Notice]:
-    """Return the notice of each of *namespaces*; nothing is held back in one that has none. Raises StoreError."""
+    """Return the notice of each of *namespaces*; an empty one for a namespace without a notice. Raises StoreError."""
     names, found = sorted(namespaces), dict[str, Notice]()
     for start in range(0, len(names), SCANNED):
         part = names[start : start + SCANNED]
@@ -173,7 +173,7 @@ def _key(cluster_id: str, namespace: str) -> Key:
 
 
 def _notice(cluster_id: str, namespace: str, record: Record | None) -> Notice:
-    """Return the notice in *record*. One that cannot be read holds nothing back, so the operator writes it again."""
+    """Return the notice in *record*. An unreadable one counts as empty, so the operator writes it again."""
     held = HeldBack()
     if record is not None:
         with contextlib.suppress(*UNREADABLE):

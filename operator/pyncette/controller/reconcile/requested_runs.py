@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from pyncette.clock import Instant
@@ -14,25 +13,25 @@ from pyncette.controller.fair_queue import FairQueue
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import Pools
 from pyncette.controller.reconcile.record_scan import ObservedRecord
-from pyncette.core.times import instant_of
 from pyncette.errors import StoreError
+from pyncette.mirror.conversion import instant_or_none
 from pyncette.resources.task_status import TaskStatus
 
 FOLLOW_SECONDS: Final = 0.5
-"""Between two reads of a task with a requested run, so that its end shows while people still watch."""
+"""Time between two reads of a task with a requested run, so that its end shows while a person still waits for it."""
 
 READS_MAX: Final = 32
-"""Tasks that are read in that time, namespaces in turn. Those of a namespace with many requested runs are read less often."""
+"""Maximum number of tasks that are read in that time. Namespaces take turns, so one with many requested runs waits longer."""
 
 FOLLOWED_SECONDS_MAX: Final = 600.0
-"""How long a task is read this often. The regular scan notices a run that takes longer, or that no worker claims."""
+"""How long a task is read this often. The regular scan finds the end of a longer run, or of one that no worker claims."""
 
 
 class RequestedRuns:
     """
-    The requested runs of all tasks that have no outcome yet, or one that the status does not report yet.
+    The requested runs of all tasks until the status reports their outcome.
 
-    *again* is called with each task whose turn it is to be read: its next pass reads it, by `refresh`.
+    *again* is called with each task whose turn has come. Its next pass reads it, by `refresh`.
     """
 
     def __init__(self, pools: Pools, mirrored: Mirrored, again: Callable[[ObjectName], None]) -> None:
@@ -66,9 +65,9 @@ class RequestedRuns:
         self,
         task: ObjectName,
         records: Sequence[ObservedRecord],
-        counts: Callable[[ObjectName, ObservedRecord], bool],
+        is_trusted: Callable[[ObjectName, ObservedRecord], bool],
     ) -> Sequence[ObservedRecord]:
-        """Return the *records* of *task*. If it is its turn, those that count are read again, if their backends can."""
+        """Return the *records* of *task*. If its turn has come, read those again for which *is_trusted* is true."""
         if task not in self._due:
             return records
         self._due.discard(task)
@@ -76,7 +75,7 @@ class RequestedRuns:
         for known in records:
             observed: ObservedRecord | None = known
             ledger = self._pools.ledger(known.backend)
-            if ledger is not None and counts(task, known):
+            if ledger is not None and is_trusted(task, known):
                 with contextlib.suppress(StoreError):
                     observed = await self._mirrored.refresh(task, known, ledger)
             if observed is not None:
@@ -85,7 +84,7 @@ class RequestedRuns:
         return fresh
 
     def note(self, task: ObjectName, records: Sequence[ObservedRecord], at_least: int = 0) -> None:
-        """Record how many requested runs have no outcome yet, by *records*; *at_least* that many were just requested."""
+        """Record the number of requested runs without an outcome in *records*; *at_least* so many were just requested."""
         before = self._running.get(task)
         count = max(at_least, sum(observed.requested for observed in records))
         if before is not None and count < before.runs:
@@ -111,7 +110,7 @@ class RequestedRuns:
         ended_at = self._ended.get(task)
         if ended_at is None:
             return False
-        reported_at = None if status.last_run is None else _instant(status.last_run.completion_time)
+        reported_at = None if status.last_run is None else instant_or_none(status.last_run.completion_time)
         if reported_at is not None and reported_at >= ended_at:
             del self._ended[task]
             return False
@@ -134,7 +133,3 @@ class _Running(NamedTuple):
     runs: int
     since: float
     """By the loop's clock."""
-
-
-def _instant(at: datetime | None) -> Instant | None:
-    return None if at is None else instant_of(at)

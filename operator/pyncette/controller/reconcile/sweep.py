@@ -1,4 +1,4 @@
-"""Stops the records of deleted tasks, once that is certain and credible, and removes them after a grace."""
+"""Stops the records of deleted tasks once the deletion is proved and credible, and removes them after a grace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyncette.controller.reconcile.backends import OpenBackend, log_failure
 from pyncette.controller.reconcile.deletion_guard import Bursts, Guard
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.record_scan import ObservedRecord
-from pyncette.controller.reconcile.removal_notice import Notice, load_notices, noticed_namespaces
+from pyncette.controller.reconcile.removal_notice import Notice, load_notices, namespaces_with_notices
 from pyncette.controller.settings import OperatorSettings
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
@@ -29,19 +29,19 @@ from pyncette.store.cancellation import leaks_as_errors
 logger = logging.getLogger(__name__)
 
 STOPPING_SECONDS: Final = 2.0
-"""How long records are stopped before deletions are decided anew: other namespaces do not wait for thousands in one."""
+"""Maximum time of stopping records between two decisions, so that thousands in one namespace do not delay the others."""
 
-EMPTYING_SECONDS: Final = 30.0
-"""Between checks for deleted templates whose instances are removed with them."""
+INSTANCES_SECONDS: Final = 30.0
+"""Time between checks for deleted templates whose instances are removed with them."""
 
-EMPTIED_AT_ONCE: Final = 500
-"""Records of instances that are removed before the deletion is checked again."""
+INSTANCES_AT_ONCE: Final = 500
+"""Number of instances that are removed before the deletion is checked again."""
 
 PROOF_SECONDS: Final = 10.0
-"""Between two reads of a namespace whose deleted tasks are held back: it may be deleted later."""
+"""Time between two reads of a namespace whose deleted tasks are held back: it may be deleted later."""
 
 PROOFS_AT_ONCE: Final = 20
-"""Namespaces that are read at a time, those that have waited longest first."""
+"""Maximum number of namespaces that are read at a time, starting with those that have waited longest."""
 
 
 class SweepListener(NamedTuple):
@@ -81,23 +81,23 @@ class Sweep:
         names = [backend.name for backend in settings.backends]
         self._guards: Mapping[str, Guard] = {name: Guard(swept.share_percent, swept.least) for name in names}
         self._to_confirm = dict.fromkeys(names, swept.confirm)
-        """The number that the settings confirm once."""
+        """By backend: the number of removals that the settings confirm, once."""
         self._gone: dict[ObjectName, None] = {}
         self._bursts = Bursts(intervals.deletions)
         self._failures: Counter[ObjectName] = Counter()
-        """How often deleted tasks could not be stopped, those that were not stopped yet."""
+        """By deleted task that is not stopped yet: the number of failed attempts."""
         self._changed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
         self._listed: Mapping[str, asyncio.Event] = {name: asyncio.Event() for name in names}
         self._held: dict[str, frozenset[ObjectName]] = dict.fromkeys(names, frozenset())
-        """The tasks that the notices hold back."""
+        """By backend: the tasks that its notices hold back."""
         self._noticed: dict[str, set[str] | None] = dict.fromkeys(names)
-        """The namespaces with a notice on each backend; None: not read yet, and an earlier process may have left some."""
+        """By backend: the namespaces with a notice; None before the first read, since an earlier process may have left some."""
         self._unproven: dict[str, dict[str, float]] = {}
-        """By backend: the namespaces whose tasks are held back, and when each is to be read again."""
+        """By backend: the namespaces whose tasks are held back, and the loop time of the next read of each."""
         self._surveyed = False
 
     def gone(self, task: ObjectName) -> None:
-        """Record that *task* was deleted, which was verified."""
+        """Record the verified deletion of *task*."""
         if task not in self._gone:
             self._gone[task] = None
             self._bursts.note(task.namespace, asyncio.get_running_loop().time())
@@ -109,9 +109,9 @@ class Sweep:
 
     def resynced(self, *, is_complete: bool) -> None:
         """
-        Record that everything was listed; *is_complete* if all deletions before the start are detected by now.
+        Record that everything was listed; with *is_complete*, all deletions before the start are detected by now.
 
-        Then earlier notices may be out of date.
+        Notices of an earlier process can then be updated.
         """
         for listed in self._listed.values():
             listed.set()
@@ -134,7 +134,7 @@ class Sweep:
             for backend in backends:
                 group.create_task(self._decide_loop(backend))
                 group.create_task(self._remove_loop(backend))
-                group.create_task(self._empty_loop(backend))
+                group.create_task(self._instances_loop(backend))
 
     async def _decide_loop(self, backend: OpenBackend) -> None:
         """Decide about deleted tasks whenever there are new ones."""
@@ -146,7 +146,7 @@ class Sweep:
                     with leaks_as_errors():
                         while await self._decide(backend, ledger):
                             pass
-                except Exception as error:  # noqa: BLE001 - it is tried again
+                except Exception as error:  # noqa: BLE001 - the next turn retries
                     log_failure("could not remove records; retrying", backend, error)
             self._gone = {name: None for name in self._gone if self._mirrored.is_running(name)}
             self._failures = Counter({name: n for name, n in self._failures.items() if name in self._gone})
@@ -157,9 +157,10 @@ class Sweep:
 
     async def _wait(self, changed: asyncio.Event) -> None:
         """
-        Return some time after a deletion, when its burst may be over; or after a while, if any deletion is undecided.
+        Return some time after a deletion, when its burst may be over.
 
-        Undecided are those of a burst, those that are held back, and those on a backend that did not answer.
+        If any deletion is undecided, return after a while anyway: it was part of a burst, it is held back, or its backend was
+        unavailable.
         """
         try:
             async with asyncio.timeout(self._intervals.confirmation if self._gone else None):
@@ -170,47 +171,46 @@ class Sweep:
         await asyncio.sleep(self._intervals.deletions)
 
     async def _decide(self, backend: OpenBackend, ledger: Ledger) -> bool:
-        """Stop and hold back deleted tasks, and return whether the time was too short to stop all that are to be."""
-        place = backend.name
+        """Stop and hold back deleted tasks. Return whether time ran out before all credible deletions were stopped."""
+        backend_name = backend.name
         now = asyncio.get_running_loop().time()
         bursting = self._bursts.namespaces(now)
-        gone = {name for name in self._gone if self._is_gone(name) and self._running(place, name)}
+        gone = {name for name in self._gone if self._is_gone(name) and self._running(backend_name, name)}
         running = {name for name in gone if name.namespace not in bursting}
-        if not running and not (self._noticed[place] != set() and self._knows_all(place)):
+        if not running and not (self._noticed[backend_name] != set() and self._knows_all(backend_name)):
             return False
-        notices = await self._notices(place, ledger.store, {name.namespace for name in running})
+        notices = await self._notices(backend_name, ledger.store, {name.namespace for name in running})
         notices = {name: notice for name, notice in notices.items() if name not in bursting}
-        notices = await self._confirmed_at_start(place, ledger.store, running, notices)
+        notices = await self._confirmed_at_start(backend_name, ledger.store, running, notices)
         confirmed = await self._confirmed(ledger.store, running, notices)
-        guard = self._guards[place]
-        verdict = guard.judge(running - confirmed, self._mirrored.counts(place), now)
+        guard = self._guards[backend_name]
+        verdict = guard.judge(running - confirmed, self._mirrored.counts(backend_name), now)
         until = asyncio.get_running_loop().time() + STOPPING_SECONDS
         is_done = True
         try:
             is_done &= await self._stop(backend, ledger, verdict.credible, until)
         finally:
-            stopped = [name for name in verdict.credible if not self._running(place, name)]
+            stopped = [name for name in verdict.credible if not self._running(backend_name, name)]
             guard.note_stopped(stopped, now)
         is_done &= await self._stop(backend, ledger, confirmed, until)
         held = {*verdict.held}
-        for namespace in await self._ending(place, {name.namespace for name in held}, now):
+        for namespace in await self._ending(backend_name, {name.namespace for name in held}, now):
             proven = {name for name in held if name.namespace == namespace}
             is_done &= await self._stop(backend, ledger, proven, until)
             held -= proven
-        held |= {name for name in self._held[place] & gone if name.namespace in bursting}
+        held |= {name for name in self._held[backend_name] & gone if name.namespace in bursting}
         # A confirmation stays until all that it confirms is stopped.
-        held |= {name for name in confirmed if self._running(place, name) and self._is_gone(name)}
-        await self._write_notices(place, ledger.store, notices, frozenset(held))
+        held |= {name for name in confirmed if self._running(backend_name, name) and self._is_gone(name)}
+        await self._write_notices(backend_name, ledger.store, notices, frozenset(held))
         return not is_done
 
     async def _stop(
         self, backend: OpenBackend, ledger: Ledger, names: Collection[ObjectName], until: float
     ) -> bool:
         """
-        Stop the records of *names*, namespaces in turn, and return whether all were tried *until* a time of the loop.
+        Stop the records of *names* in turns of their namespaces, and return whether all were tried *until* a loop time.
 
-        Those that cannot be written come last from then on, and are tried again after a while. Raises
-        StoreUnavailableError.
+        Log records that cannot be written, and retry them later, after all others. Raises StoreUnavailableError.
         """
         stopped: list[ObjectName] = []
         clock, tried = asyncio.get_running_loop().time, set[ObjectName]()
@@ -220,9 +220,9 @@ class Sweep:
                 for name in sorted(_in_turn(names), key=self._failures.__getitem__):
                     tried.add(name)
                     self._failures[name] += 1
-                    for home in self._running(backend.name, name) if self._is_gone(name) else ():
+                    for observed in self._running(backend.name, name) if self._is_gone(name) else ():
                         with failures.collected():
-                            result = await stop(ledger, home.record)
+                            result = await stop(ledger, observed.record)
                             if result is not None and result.record is not None:
                                 self._mirrored.note(backend.name, result.record)
                             stopped.append(name)
@@ -240,13 +240,13 @@ class Sweep:
 
     def _running(self, backend: str, name: ObjectName) -> list[ObservedRecord]:
         return [
-            home
-            for home in self._mirrored.records(name)
-            if home.backend == backend and home.record.state.withdrawn_at is None
+            observed
+            for observed in self._mirrored.records(name)
+            if observed.backend == backend and observed.record.state.withdrawn_at is None
         ]
 
     async def _ending(self, backend: str, namespaces: Collection[str], now: float) -> list[str]:
-        """Return those of *namespaces* that are terminating or gone. Others are read again after a while."""
+        """Return those of *namespaces* that are terminating or gone. Read the others again after `PROOF_SECONDS`."""
         known = self._unproven.get(backend, {})
         read_at = {name: known.get(name, 0.0) for name in namespaces}
         due = sorted(
@@ -260,16 +260,16 @@ class Sweep:
     # --- Held-back removals ------------------------------------------------------------------------------------------
 
     async def _notices(self, backend: str, store: Store, namespaces: Collection[str]) -> dict[str, Notice]:
-        """Return the notices of *namespaces*, and of all others that have one."""
+        """Return the notices of *namespaces*, and of all other namespaces with a notice. Raises StoreError."""
         known = self._noticed[backend]
         if known is None:
-            known = self._noticed[backend] = await noticed_namespaces(store, self._cluster_id)
+            known = self._noticed[backend] = await namespaces_with_notices(store, self._cluster_id)
         return await load_notices(store, self._cluster_id, known | {*namespaces})
 
     async def _confirmed_at_start(
         self, backend: str, store: Store, running: Collection[ObjectName], notices: dict[str, Notice]
     ) -> dict[str, Notice]:
-        """Store a confirmation by the settings before it takes effect, so that it survives a crash."""
+        """Store the confirmation in the settings before it takes effect, so that it survives a crash. Raises StoreError."""
         if not running or len(running) != self._to_confirm[backend]:
             return notices
         after = dict(notices)
@@ -285,7 +285,7 @@ class Sweep:
     async def _confirmed(
         self, store: Store, running: Collection[ObjectName], notices: Mapping[str, Notice]
     ) -> set[ObjectName]:
-        """Return those of *running* that a person has confirmed. After a crash, fewer than that may be left."""
+        """Return the tasks of *running* whose removal a person has confirmed. After a crash, some may be stopped already."""
         return {
             ObjectName(namespace, name)
             for namespace, names in _by_namespace(running).items()
@@ -296,7 +296,7 @@ class Sweep:
     async def _write_notices(
         self, backend: str, store: Store, notices: Mapping[str, Notice], held: frozenset[ObjectName]
     ) -> None:
-        """Store the notices; a confirmation that is written meanwhile wins and is read the next time."""
+        """Store the notices. A confirmation that is written meanwhile wins, and takes effect at the next decision."""
         names = _by_namespace(held)
         for namespace, notice in notices.items():
             wanted = names.get(namespace, set())
@@ -314,7 +314,7 @@ class Sweep:
         before, self._held[backend] = self._held[backend], held
         if not held <= before:
             logger.warning(
-                "deleted tasks keep running: they are too many to be credible; "
+                "deleted tasks keep running: too many were deleted at once; "
                 "list and confirm them with `pyncette sweep`",
                 extra={"backend": backend, "tasks": len(held)},
             )
@@ -329,7 +329,7 @@ class Sweep:
             noticed.add(notice.namespace)
 
     def _knows_all(self, backend: str) -> bool:
-        """Return whether all held-back tasks are known: just after a start, some may be undetected yet."""
+        """Return whether all held-back tasks are known. Just after a start, some deletions may be undetected."""
         return self._surveyed or bool(self._held[backend])
 
     # --- After the grace ---------------------------------------------------------------------------------------------
@@ -345,74 +345,78 @@ class Sweep:
                 try:
                     with leaks_as_errors():
                         await self._remove(backend, ledger)
-                except Exception as error:  # noqa: BLE001 - what is not removed now is removed after the next resync
+                except Exception as error:  # noqa: BLE001 - the next resync retries
                     log_failure("could not remove records; retrying", backend, error)
 
     async def _remove(self, backend: OpenBackend, ledger: Ledger) -> None:
         """Remove the records on *backend* that were stopped longer ago than the grace. Raises StoreUnavailableError."""
         failures = _Failures("could not remove the records of deleted tasks; retrying", backend)
         with failures.logged():
-            for name, home in self._over(backend, ledger):
-                # A template stays as long as it has instances, and they are not removed by that.
-                if home.record.spec.partitions is None and self._is_gone(name):
+            for name, observed in self._expired(backend, ledger):
+                # A template stays while it has instances. Its removal would not remove them.
+                if observed.record.spec.partitions is None and self._is_gone(name):
                     with failures.collected():
-                        result = await remove_stopped(ledger, home.record, self._grace)
+                        result = await remove_stopped(ledger, observed.record, self._grace)
                         if result is not None and result.step is Step.REMOVED:
-                            self._mirrored.forget(home.backend, home.record.key, name)
+                            self._mirrored.forget(observed.backend, observed.record.key, name)
 
-    async def _empty_loop(self, backend: OpenBackend) -> None:
+    async def _instances_loop(self, backend: OpenBackend) -> None:
         """
         Remove the instances of deleted templates with deletionPolicy Delete.
 
         Millions take minutes. An interrupted removal continues where it stopped.
         """
         while True:
-            await asyncio.sleep(EMPTYING_SECONDS)
+            await asyncio.sleep(INSTANCES_SECONDS)
             ledger = backend.ledger
             if ledger is not None:
                 try:
                     with leaks_as_errors():
-                        await self._empty(backend, ledger)
-                except Exception as error:  # noqa: BLE001 - it is tried again
+                        await self._remove_instances(backend, ledger)
+                except Exception as error:  # noqa: BLE001 - the next turn retries
                     log_failure("could not remove records; retrying", backend, error)
 
-    async def _empty(self, backend: OpenBackend, ledger: Ledger) -> None:
+    async def _remove_instances(self, backend: OpenBackend, ledger: Ledger) -> None:
         failures = _Failures("could not remove the instances of deleted templates; retrying", backend)
         with failures.logged():
-            for name, home in self._over(backend, ledger):
-                owner = home.record.state.owner
-                if home.record.spec.partitions is not None and owner is not None and owner.takes_instances:
+            for name, observed in self._expired(backend, ledger):
+                owner = observed.record.state.owner
+                if (
+                    observed.record.spec.partitions is not None
+                    and owner is not None
+                    and owner.takes_instances
+                ):
                     with failures.collected():
-                        await self._empty_one(name, home, ledger)
+                        await self._remove_instances_of(name, observed, ledger)
 
-    async def _empty_one(self, name: ObjectName, home: ObservedRecord, ledger: Ledger) -> None:
+    async def _remove_instances_of(self, name: ObjectName, observed: ObservedRecord, ledger: Ledger) -> None:
         removed, done = 0, False
         while not done and self._is_gone(name):
-            part = await remove_instances(ledger, home.record, EMPTIED_AT_ONCE)
+            part = await remove_instances(ledger, observed.record, INSTANCES_AT_ONCE)
             removed, done = removed + part.removed, part.done
-        if done and self._is_gone(name):  # else it may be wanted again, and have stayed
-            self._mirrored.forget(home.backend, home.record.key, name)
+        if done and self._is_gone(name):  # otherwise a task of that name exists again, and keeps the record
+            self._mirrored.forget(observed.backend, observed.record.key, name)
         if removed:
             logger.info(
                 "removed the instances of a deleted template", extra={"task": str(name), "records": removed}
             )
 
-    def _over(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, ObservedRecord]]:
+    def _expired(self, backend: OpenBackend, ledger: Ledger) -> Iterator[tuple[ObjectName, ObservedRecord]]:
         """Yield the records on *backend* that were stopped longer ago than the grace."""
         before = ledger.clock.now() - self._grace
         for name in self._mirrored.names():
-            for home in self._mirrored.records(name):
-                stopped_at = home.record.state.withdrawn_at
-                if home.backend == backend.name and stopped_at is not None and stopped_at <= before:
-                    yield name, home
+            for observed in self._mirrored.records(name):
+                stopped_at = observed.record.state.withdrawn_at
+                if observed.backend == backend.name and stopped_at is not None and stopped_at <= before:
+                    yield name, observed
 
 
 class _Failures:
     """
     The failures of a loop over records of *backend*, logged as *message* once after it.
 
-    A record that cannot be written, be it contested or poisoned, does not hold up the others. A backend that is
-    unavailable ends the loop: each further record would wait for a timeout.
+    A record that cannot be written, since it is contested or poisoned, does not delay the others. An unavailable backend
+    ends the loop: each further record would wait for a timeout.
     """
 
     def __init__(self, message: str, backend: OpenBackend) -> None:
@@ -427,12 +431,12 @@ class _Failures:
             yield
         except StoreUnavailableError:
             raise
-        except Exception as error:  # noqa: BLE001 - it concerns this record alone, which is tried again
+        except Exception as error:  # noqa: BLE001 - it concerns this record alone
             self._errors.append(error)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Log the first of the errors that were collected within, however it ends."""
+        """Log the first of the errors that are collected in this context, even if the context raises."""
         try:
             yield
         finally:
@@ -443,11 +447,11 @@ class _Failures:
 def _in_turn(names: Collection[ObjectName]) -> list[ObjectName]:
     """Return *names* in an order in which namespaces take turns."""
     turns: Counter[str] = Counter()
-    places: dict[ObjectName, int] = {}
+    turn_of: dict[ObjectName, int] = {}
     for name in sorted(names):
-        places[name] = turns[name.namespace]
+        turn_of[name] = turns[name.namespace]
         turns[name.namespace] += 1
-    return sorted(places, key=lambda name: (places[name], name))
+    return sorted(turn_of, key=lambda name: (turn_of[name], name))
 
 
 def _by_namespace(names: Collection[ObjectName]) -> Mapping[str, set[str]]:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from pyncette.clock import Instant
 from pyncette.controller.cluster.api import TASKS, Api, ConflictError, Manifest, ObjectName, Reference
 from pyncette.controller.cluster.objects import Objects
-from pyncette.controller.reconcile.locations import Known, Locations
+from pyncette.controller.reconcile.locations import ClassifiedRecords, Locations
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
 from pyncette.controller.reconcile.record_scan import ObservedRecord
@@ -27,7 +27,7 @@ from pyncette.core.times import instant_of
 from pyncette.errors import StoreUnavailableError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.carried import Bounds
-from pyncette.mirror.conversion import DesiredRecord, desired_record_of
+from pyncette.mirror.conversion import DesiredRecord, desired_record_of, instant_or_none
 from pyncette.mirror.records import MisplacedRecord, mirror_one
 from pyncette.mirror.requests import ask
 from pyncette.mirror.rules import (
@@ -49,7 +49,7 @@ POSSIBLE_PARTITIONS: Final = range(1, PARTITIONS_MAX + 1)
 
 
 class BackendUnavailableError(StoreUnavailableError):
-    """A pass over a task needed the backend with the name *backend*, which failed with *error*."""
+    """A pass over a task failed because *backend* is unavailable."""
 
     def __init__(self, backend: str, error: StoreUnavailableError) -> None:
         super().__init__(str(error))
@@ -66,7 +66,7 @@ class Mirroring(NamedTuple):
     taken_by: str | None = None
     """Another task that owns the key of the record: in a pool, a handler has one dynamic task."""
     failed: BackendUnavailableError | None = None
-    """Set if a backend does not answer, so that something is not written yet."""
+    """Set if a backend is unavailable, so that some changes are not written yet."""
     stored: Manifest | None = None
     """The resource after its status was written; None: it was not."""
 
@@ -105,30 +105,30 @@ class TaskRecords:
         task: PyncetteTask | Refusal,
         location: PoolLocation,
         stored: Manifest,
-        known: Known,
+        records: ClassifiedRecords,
     ) -> Mirroring:
         """
-        Make the *known* records of the task *name* equal to it, and return them as they are then.
+        Make the trusted *records* of the task *name* equal to it, stop the unlisted ones, and return the result.
 
-        If the backend cannot be used, or the spec is invalid, nothing but its suspension is written; else its unlisted
-        records are stopped. Raises StoreError and ApiError; a backend that does not answer is part of the result.
+        If the backend cannot be used, or the spec is invalid, write only the suspension. Raises StoreError and ApiError. An
+        unavailable backend does not raise, and is part of the result.
         """
         ledger = None if location.backend is None else location.backend.ledger
         is_open = location.pool.access is Access.OPEN and self._mirrored.has_seen(location.store_name)
         if isinstance(task, Refusal) or ledger is None or not is_open:
-            return await self._suspend_only(name, stored, known.records)
+            return await self._suspend_only(name, stored, records.trusted)
         desired = _as_registered(desired_record_of(task, location.realm), location.pool)
         where = (location.store_name, desired.key)
         other = self._owner_at(name, where)
         if other is not None:
-            return (await self._suspend_only(name, stored, known.records))._replace(taken_by=other)
+            return (await self._suspend_only(name, stored, records.trusted))._replace(taken_by=other)
         self._reserved[where] = name
         try:
-            mirroring = await self._mirror(name, desired, location, ledger, stored, known)
+            mirroring = await self._mirror(name, desired, location, ledger, stored, records)
         finally:
             del self._reserved[where]
         if mirroring.failed is None:
-            await self._unlisted.stop(name, known.unlisted)
+            await self._unlisted.stop(name, records.unlisted)
         return mirroring
 
     async def _suspend_only(
@@ -137,7 +137,7 @@ class TaskRecords:
         """
         Suspend or resume the stored generation of a task as its spec says, while nothing else of the spec can be written.
 
-        A person who suspends a task is in a hurry, whatever else is wrong with the spec.
+        A suspension is urgent, so it takes effect even if the rest of the spec is invalid.
         """
         meta = stored["metadata"]
         seen = StoredTask.of(stored, TaskStatus())
@@ -173,23 +173,23 @@ class TaskRecords:
         location: PoolLocation,
         ledger: Ledger,
         stored: Manifest,
-        known: Known,
+        classified: ClassifiedRecords,
     ) -> Mirroring:
-        """Write what differs from *desired*, unless a backend has to answer first."""
+        """Write the differences from *desired*, unless a backend that must be read first is unavailable."""
         status = read_status(stored.get("status", {}), TaskStatus) or TaskStatus()
-        records = known.records
-        silent = self._silent(name, records, status)
-        if silent is not None:
-            return _unavailable(records, silent)
+        records = classified.trusted
+        unavailable = self._unavailable_backend(name, records, status)
+        if unavailable is not None:
+            return _unavailable(records, unavailable)
         desired = await self._checked_against_newer(name, desired, records)
         here, misplaced = _split(records, location.store_name, desired.key)
-        elsewhere = bool(misplaced or known.unlisted)
+        elsewhere = bool(misplaced or classified.unlisted)
         desired = desired._replace(is_over=_is_over(desired, status, stored, ledger, elsewhere=elsewhere))
         announced = None
         try:
             if any(observed.backend != location.store_name for observed in misplaced):
                 announced = await self._announce(name, status, location, stored, records)
-            bounds = Bounds(_instant_of(status.next_schedule_time))
+            bounds = Bounds(instant_or_none(status.next_schedule_time))
             mirroring = await self._write(name, desired, here, misplaced, bounds, location, ledger)
         except ConflictError:  # the status has changed, and may list another place now
             mirroring = Mirroring(_current_first(here, misplaced), moving=True)
@@ -207,10 +207,9 @@ class TaskRecords:
         records: Sequence[ObservedRecord],
     ) -> Manifest | None:
         """
-        Have the status list both databases before a record moves from one to the other; return the resource, if written.
+        Write both databases to the status before a record moves between them. Return the resource; None if it was complete.
 
-        A crash may follow in between, and a second move: the record is then known wherever the first one has left it.
-        Raises ApiError.
+        After a crash during the move, the record is thus known wherever it is, even if another move follows. Raises ApiError.
         """
         locations = self._locations.reported(status, location, records, moving=True)
         if {*locations} <= {*status.locations}:
@@ -221,12 +220,14 @@ class TaskRecords:
         self._objects.learn(TASKS, written)
         return written
 
-    def _silent(self, name: ObjectName, records: Sequence[ObservedRecord], status: TaskStatus) -> str | None:
+    def _unavailable_backend(
+        self, name: ObjectName, records: Sequence[ObservedRecord], status: TaskStatus
+    ) -> str | None:
         """
-        Return a backend that does not answer, and has to before anything is written; None: there is none.
+        Return an unavailable backend that must be read before anything is written; None if there is none.
 
-        It is one that the task moves from. The record of a task that had one may also be on a backend that was not read
-        since this process began: to create another would run the task twice.
+        The task may move from that backend. Or its record may be there, and the backend was not read since this process
+        began. To create another record would run the task twice.
         """
         for observed in records:
             if self._pools.ledger(observed.backend) is None:
@@ -244,12 +245,11 @@ class TaskRecords:
         self, name: ObjectName, desired: DesiredRecord, records: Sequence[ObservedRecord]
     ) -> DesiredRecord:
         """
-        Return *desired*, which outlives the owner of a record that a newer generation has changed, if there is one.
+        Return *desired*; if the resource is current, although a record has a newer generation, it outlives that record's owner.
 
-        Usually the watch is late, and soon delivers the newer generation, or a newer resource of that name. But a cluster
-        whose etcd was restored counts on from an older one: no edit would have an effect until it has caught up. A read by
-        name that follows the read of the record decides: it is never older than what was written before (etcd reads are
-        linearizable).
+        Usually the watch is late, and soon delivers the newer generation, or a newer resource of that name. But after a
+        restore of etcd, generations continue from an older one. No edit would have an effect until they have caught up. A
+        read by name after the read of the record decides, since etcd reads are linearizable.
         """
         newer = [
             observed.record
@@ -275,17 +275,17 @@ class TaskRecords:
         location: PoolLocation,
         ledger: Ledger,
     ) -> Mirroring:
-        """Write what differs, then do what the task requests. Raises StoreError."""
+        """Write the differences from *desired*, then handle the requests of the task. Raises StoreError."""
         if here is None or misplaced or not _is_mirrored(here.record, desired):
-            await self._mirrored.realms.open(location.store_name, ledger, location.realm)
+            await self._mirrored.realms.register(location.store_name, ledger, location.realm)
             sources = self._with_ledgers(misplaced, location, bounds)
             result = await mirror_one(ledger, desired, sources)
             noted = self._note(name, location.store_name, result)
             if noted is not None and self._mirrored.name_of(noted.backend, noted.record) == name:
-                here = noted  # else another task's record has the key, and this status reports nothing of it
-            if result.step in {Step.WAITING, Step.OUTDATED}:  # of a newer generation the watch will tell
+                here = noted  # otherwise the record at the key belongs to another task
+            if result.step in {Step.WAITING, Step.OUTDATED}:  # the watch will deliver a newer generation
                 return Mirroring(_current_first(here, misplaced), moving=result.step is Step.WAITING)
-            self._unlisted.left_behind(name, misplaced, result)
+            self._unlisted.note_removed(name, misplaced, result)
         if here is not None and here.record.state.handled != desired.requests:
             here = await self._handle_requests(name, here, desired.requests, ledger)
         return Mirroring(_current_first(here))
@@ -312,7 +312,7 @@ class TaskRecords:
     async def _handle_requests(
         self, name: ObjectName, here: ObservedRecord, requests: Requests, ledger: Ledger
     ) -> ObservedRecord | None:
-        """Do what *requests* ask for once, and return the record as it is then; None: it has been removed meanwhile."""
+        """Handle each of *requests* once, and return the updated record; None if it was removed meanwhile."""
         done = await ask(ledger, here.record, requests)
         if done.record is None:
             return here
@@ -332,7 +332,7 @@ class TaskRecords:
         return next(iter(await self._requested.refresh(name, [here], lambda *_: True)), None)
 
     def _note(self, name: ObjectName, backend: str, result: MirrorResult) -> ObservedRecord | None:
-        """Note and return the record that *result* holds. It is noted at once, so that no other task takes its key."""
+        """Note the record in *result* at once, so that no other task takes its key, and return it."""
         if result.record is None:
             return None
         if result.is_written:
@@ -391,7 +391,7 @@ def _is_over(
     """
     Return whether a one-off must not be due if its record is created anew.
 
-    Its status says that it is over. If a record *elsewhere* is not taken along, or only in part, it is enough that the time
+    This is the case if its status reports that it is over. If a record *elsewhere* is not carried over, or only in part, it is enough that the time
     has passed and that the status reports no next one.
     """
     if is_over(status, stored["metadata"].get("generation", 0)):
@@ -399,10 +399,6 @@ def _is_over(
     schedule = desired.spec.schedule
     has_passed = isinstance(schedule, Once) and schedule.at <= ledger.clock.now()
     return elsewhere and has_passed and was_mirrored(status) and status.next_schedule_time is None
-
-
-def _instant_of(at: datetime | None) -> Instant | None:
-    return None if at is None else instant_of(at)
 
 
 def _instant_in(text: object) -> Instant | None:

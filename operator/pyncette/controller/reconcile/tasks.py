@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 
 from pyncette.clock import SECOND, Instant
 from pyncette.controller.cluster.api import TASKS, Api, Manifest, NoSuchObjectError, ObjectName, Reference
-from pyncette.controller.cluster.objects import Objects, complete
+from pyncette.controller.cluster.objects import Objects, read_whole
 from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.intervals import DEFAULT, Intervals
 from pyncette.controller.reasons import Reason
 from pyncette.controller.reconcile.instance_counts import COUNT_SECONDS, InstanceCounts
-from pyncette.controller.reconcile.locations import Known, Locations
+from pyncette.controller.reconcile.locations import ClassifiedRecords, Locations
 from pyncette.controller.reconcile.mirrored import Mirrored
 from pyncette.controller.reconcile.pools import PoolLocation, Pools
 from pyncette.controller.reconcile.record_scan import ObservedRecord
@@ -44,8 +44,8 @@ class Tasks:
     """
     The reconciler of PyncetteTasks.
 
-    *is_watched* says whether the operator watches a namespace; *counted* is called with each pool to which more or fewer
-    tasks refer than before; *again* with each task that is to be reconciled although nothing has changed.
+    *is_watched* returns whether the operator watches a namespace. *counted* is called with each pool whose number of tasks
+    has changed. *again* is called with each task that is to be reconciled although nothing has changed.
     """
 
     def __init__(
@@ -97,32 +97,30 @@ class Tasks:
         """
         Make the record of the task *name* equal to its resource, and its status equal to its record.
 
-        Returns after how many seconds to call again even if nothing happens; None: not at all. Raises ApiError and
-        StoreError, after which it is to be called again.
+        Return the seconds after which the next call is due even if nothing happens; None: never. Raises ApiError and
+        StoreError; the caller then retries.
         """
         stored = self._objects.get(TASKS, name) or await self._confirmed(name)
         if stored is None:
             return None
         self._sweep.back(name)
-        records = await self._requested.refresh(
-            name, self._mirrored.records(name), self._locations.is_settled
-        )
+        records = await self._requested.refresh(name, self._mirrored.records(name), self._locations.is_in_use)
         settled = self._settled.get(name)
         if settled is not None and self._holds(name, settled, records):
             return self._again_in(name, settled.again_at, self._now(self._pools.locate(self._pool_of[name])))
-        stored = await complete(self._api, self._objects, TASKS, name, stored)
+        stored = await read_whole(self._api, self._objects, TASKS, name, stored)
         if stored is None:
             return None
         task = read_reduced(TASKS, PyncetteTask, stored)
         location = self._locate(name, task, stored, records)
-        known = self._locations.known(name, _status_of(stored), location, records)
-        if self._is_too_early(name, location, stored, known.records):
+        classified = self._locations.classify(name, _status_of(stored), location, records)
+        if self._is_too_early(name, location, stored, classified.trusted):
             return None
-        if _matters(known) and not await self._is_current(name, stored):
+        if _needs_current_status(classified) and not await self._is_current(name, stored):
             return self._intervals.outdated
-        mirroring = await self._records.mirror_task(name, task, location, stored, known)
+        mirroring = await self._records.mirror_task(name, task, location, stored, classified)
         stored = mirroring.stored or stored
-        self._locations.settle(name, mirroring.records)
+        self._locations.note_used(name, mirroring.records)
         self._requested.note(name, mirroring.records)
         again_at, is_reported = await self._report(name, stored, task, location, mirroring)
         if mirroring.failed is not None:
@@ -140,9 +138,9 @@ class Tasks:
 
     def _holds(self, name: ObjectName, settled: _Settled, records: Sequence[ObservedRecord]) -> bool:
         """
-        Return whether another pass would find what the last one found, since all its input is the same.
+        Return whether another pass would have the same result as the last one, since its input is the same.
 
-        A status that the last pass queued must still be queued; one that was refused has to be tried again.
+        A status that the last pass queued must still be queued. If the API server refused it, another pass is needed.
         """
         if not settled.is_reported and not self._statuses.waits(Reference(TASKS, *name)):
             return False
@@ -152,8 +150,11 @@ class Tasks:
         location = self._pools.locate(pool)
         if settled.again_at is not None and settled.again_at <= self._now(location):
             return False
-        place = location.pool, location.store_name
-        return place == (settled.pool, settled.store_name) and tuple(records) == settled.records
+        return (location.pool, location.store_name, tuple(records)) == (
+            settled.pool,
+            settled.store_name,
+            settled.records,
+        )
 
     def _again_in(self, name: ObjectName, again_at: Instant | None, now: Instant) -> float | None:
         times = [] if again_at is None else [max(0.0, (again_at - now) / SECOND)]
@@ -163,10 +164,10 @@ class Tasks:
 
     async def _confirmed(self, name: ObjectName) -> Manifest | None:
         """
-        Return the task *name* if the API server has it after all; if not, have its record stopped.
+        Return the task *name* if the API server has it after all. If not, have its record stopped. Raises ApiError.
 
-        The watch and the lists miss it, but both can be old, and neither distinguishes a deleted object from a deleted
-        kind. In a namespace that is not watched nothing is known, and the stored record stays active.
+        The watch and the lists do not have it. Both can be outdated, and neither distinguishes a deleted object from a
+        deleted kind. In a namespace that is not watched nothing is known, so the stored record stays active.
         """
         if not self._is_watched(name.namespace):
             return None
@@ -182,9 +183,9 @@ class Tasks:
 
     async def _is_current(self, name: ObjectName, stored: Manifest) -> bool:
         """
-        Return whether the API server holds a task as *stored*. If not, it is queued again with what the server holds.
+        Return whether *stored* is the current version of a task. If not, cache the current one, which queues the task.
 
-        A status that was delivered late may not list the database that the record is on by now.
+        An outdated status may not list the database to which the record has moved since.
         """
         try:
             found = await self._api.get(TASKS, name)
@@ -216,8 +217,8 @@ class Tasks:
         self._set_pool(name, named)
         if not isinstance(task, Refusal):
             return self._pools.locate(named)
-        known = self._locations.known(name, _status_of(stored), None, records).records
-        return self._pools.locate((self._mirrored.pool_of(known[0]) if known else None) or named)
+        trusted = self._locations.classify(name, _status_of(stored), None, records).trusted
+        return self._pools.locate((self._mirrored.pool_of(trusted[0]) if trusted else None) or named)
 
     def _set_pool(self, name: ObjectName, pool: ObjectName | None) -> None:
         before = self._pool_of.get(name)
@@ -244,15 +245,15 @@ class Tasks:
         """
         Return whether a backend that may hold the record has not been read since this process began.
 
-        The first scan of a backend reconciles all tasks that it may concern, as does one that reads all records of a namespace
-        which had too many. If the backend does not answer, a status of this generation holds more than is known here.
+        The first scan of a backend queues all tasks that it may concern. So does the first scan that reads all records of a
+        namespace that had too many. If the backend does not respond, a status of this generation is better than a new one.
         """
         status = _status_of(stored)
         own = None if location.pool.access is Access.REFUSED else location.backend
         decides = not records and was_mirrored(status)
         if decides and any(
-            place == location.store_name or self._locations.may_hold(name, status, place)
-            for place in self._mirrored.overfull_for(name.namespace)
+            store_name == location.store_name or self._locations.may_hold(name, status, store_name)
+            for store_name in self._mirrored.overfull_for(name.namespace)
         ):
             return True
         unseen = [
@@ -264,7 +265,7 @@ class Tasks:
             return True
         ready = condition_of(status, READY)
         if ready is not None and ready.reason == Reason.BACKEND_UNREACHABLE.value:
-            return False  # the same is known here, perhaps with another message by now
+            return False  # the status is right, except perhaps for its message
         return bool(unseen) and status.observed_generation == stored["metadata"].get("generation")
 
     # --- Its status --------------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ class Tasks:
         location: PoolLocation,
         mirroring: Mirroring,
     ) -> tuple[Instant | None, bool]:
-        """Queue the status if it has changed; return when to work it out again, and whether it has not changed."""
+        """Queue the status if it has changed. Return when it changes by itself, and whether it is unchanged."""
         meta = stored["metadata"]
         seen = StoredTask.of(stored, task.status if isinstance(task, PyncetteTask) else _status_of(stored))
         current = mirroring.current
@@ -316,7 +317,7 @@ class Tasks:
         return report.again_at, difference is Difference.NONE
 
     async def _last_run_id(self, current: ObservedRecord | None, status: TaskStatus) -> str | None:
-        """Return the id of the run that ended last, from the history if the status does not have it yet."""
+        """Return the id of the run that ended last; from the history, unless the status has it already."""
         ended_at = None if current is None else current.record.state.summary.last_ended_at
         if current is None or ended_at is None:
             return None
@@ -338,7 +339,7 @@ class Tasks:
         return next((run.id for run in runs if run.ended_at == ended_at), None)
 
     def events(self, before: Manifest | None, after: Manifest, instance: str) -> list[Manifest]:
-        """Return the Events of a status that was written, where it was *before*; *instance* is the operator's pod."""
+        """Return the Events for the status in *after*, compared with *before*; *instance* is the operator's pod."""
         meta = after["metadata"]
         regarding = Regarding(meta["namespace"], meta["name"], meta["uid"])
         now = self._pools.now()
@@ -362,10 +363,10 @@ class _Settled(NamedTuple):
     """Whether the stored status was already right."""
 
 
-def _matters(known: Known) -> bool:
-    """Return whether a pass would stop an unlisted record, or create another one beside it."""
-    runs = any(observed.record.state.withdrawn_at is None for observed in known.unlisted)
-    return runs or bool(known.unlisted and not known.records)
+def _needs_current_status(records: ClassifiedRecords) -> bool:
+    """Return whether a pass would stop an unlisted record, or create a record although there is an unlisted one."""
+    runs = any(observed.record.state.withdrawn_at is None for observed in records.unlisted)
+    return runs or bool(records.unlisted and not records.trusted)
 
 
 def _status_of(stored: Manifest | None) -> TaskStatus:
@@ -374,7 +375,7 @@ def _status_of(stored: Manifest | None) -> TaskStatus:
 
 
 def _reports_missing_pool(before: TaskStatus, after: TaskStatus) -> bool:
-    """Return whether *after* reports that the pool is missing, or has been for long, and *before* does not."""
+    """Return whether *after* newly reports that the pool is missing, or that it has been missing for long."""
     ready, known = condition_of(after, READY), condition_of(before, READY)
     if ready is None or ready.reason != Reason.POOL_NOT_FOUND.value:
         return False

@@ -39,8 +39,8 @@ def condition(
     """
     Return a condition of *generation* that was *before*.
 
-    It keeps the time of its last transition while its status stays, unless *anew* is true; else that is *now*. The message
-    may quote what tenants wrote, so it is made printable.
+    It keeps the time of its last transition while its status is the same, unless *anew* is true. Otherwise that time is
+    *now*. The message may quote text from tenants, so it is made printable.
     """
     stays = before is not None and before.status == holds and not anew
     return Condition(
@@ -72,12 +72,12 @@ def cut(text: str, limit: int) -> str:
 
 
 def too_many_records(backend: str) -> str:
-    """Return why the tasks of a namespace are not reconciled that has too many records on *backend*."""
+    """Return the message for a namespace whose records on *backend* exceed the memory budget."""
     return (
-        f'The records of this namespace on the backend "{backend}" take more of the operator\'s memory than '
-        "recordMebibytesPerNamespace of its settings allows, or those of the backend more than recordMebibytesPerBackend, or "
-        "all together more than recordMebibytes. Not all are read, and no task of the namespace is reconciled there; due "
-        "occurrences run. Remove the records that no task needs, or have the setting raised."
+        f'The records of this namespace on the backend "{backend}" exceed recordMebibytesPerNamespace in the operator\'s '
+        "settings, or all records of the backend exceed recordMebibytesPerBackend, or the records of all backends exceed "
+        "recordMebibytes. Some are not read, and no task of the namespace is reconciled there; due occurrences run. Remove the "
+        "records that no task needs, or have the setting raised."
     )
 
 

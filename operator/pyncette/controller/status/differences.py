@@ -25,7 +25,7 @@ class Difference(IntEnum):
     OUTCOMES = 2
     """How runs went, and what a condition says in its message."""
     CONDITIONS = 3
-    """The status or the reason of a condition; or where the record is, from where alone it can move."""
+    """The status or the reason of a condition, or the locations, without which no record can move."""
     POOL_GONE = 4
     """The same, since the pool was deleted, as its reconciler finds. It concerns all tasks of the pool at once."""
     REQUESTS = 5

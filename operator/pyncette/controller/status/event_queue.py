@@ -1,4 +1,4 @@
-"""Creates Events of Kubernetes at a limited rate, namespaces in turn, and drops some rather than hold up work."""
+"""Creates Events at a limited rate, namespaces in turn. It drops Events rather than delay passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyncette.controller.fair_queue import FairQueue
 logger = logging.getLogger(__name__)
 
 WAITING_MAX: Final = 1000
-"""Events that wait to be created. Beyond that, the oldest of the namespace with the most is dropped: conditions say the same."""
+"""Maximum number of queued Events. Beyond it, the oldest of the namespace with the most is dropped. Conditions report the same."""
 
 PER_SECOND: Final = 10.0
 """An API server keeps Events for an hour, in the same store as all else."""
@@ -43,7 +43,7 @@ class EventQueue:
         self._changed.set()
 
     async def run(self) -> None:
-        """Create Events until cancelled. Those that the API server refuses are dropped, and logged."""
+        """Create Events until cancelled. Drop and log those that the API server refuses."""
         while True:
             name = self._order.take()
             if name is None:

@@ -29,7 +29,7 @@ other minute makes two Events in ten minutes, and an operator that restarts in t
 
 
 NAMED_MAX: Final = 10
-"""Tasks that an Event about held-back removals names; `pyncette sweep` lists all."""
+"""Maximum number of tasks in the message of an Event about held-back removals; `pyncette sweep` lists all."""
 
 
 class Regarding(NamedTuple):
@@ -87,7 +87,7 @@ def event(
 
 
 def held_back_message(backend: str, namespace: str, tasks: Sequence[str]) -> str:
-    """Return the message about the deleted *tasks* of *namespace* that are held back."""
+    """Return the message of the Event in *namespace* about its held-back *tasks*."""
     more = len(tasks) - NAMED_MAX
     named = ", ".join(tasks[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
     return (
@@ -98,7 +98,7 @@ def held_back_message(backend: str, namespace: str, tasks: Sequence[str]) -> str
 
 
 def held_back_in_all_message(backend: str, count: int) -> str:
-    """Return the message about all deleted tasks that are held back on *backend*."""
+    """Return the message of the Event at the operator's pod about *count* held-back tasks on *backend*."""
     return (
         f"{count} deleted tasks keep running on the backend {backend}, since too many were deleted within an hour. "
         f"pyncette sweep in this pod lists them, and pyncette sweep --confirm {count} stops them"

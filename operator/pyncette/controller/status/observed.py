@@ -54,7 +54,7 @@ class ObservedTask(NamedTuple):
     record: Record | None = None
     """None if there is none, or if the backend could not be read."""
     locations: tuple[Location, ...] = ()
-    """Where its records are; empty if there is none, or if the backend could not be read."""
+    """The locations of its records; empty if there is none, or if the backend could not be read."""
     moving: bool = False
     """Its record moves to another pool or handler once its run has ended."""
     taken_by: str | None = None

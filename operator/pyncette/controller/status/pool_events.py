@@ -21,11 +21,9 @@ def events_of_pool(
     """
     Return the Events of a status that was written: *before* became *after*; *instance* is the operator's pod.
 
-    Reported are: that a pool got stuck, that its workers are no longer ready, or not ready soon in a rollout, and that all is
-    well again, or as the pool says now; that it is scaled to zero; that its backend is away, and back; that its
-    database is a copy. Not reported are: each
-    step of a rollout, of which the Deployment has Events, and anything of a pool that is seen for the first time, unless it is
-    stuck.
+    Events report that a pool got stuck, that its workers are not ready or not ready soon in a rollout, and that it recovered.
+    They also report that it is scaled to zero, that its backend became unavailable or available, and that its database is
+    a copy. The steps of a rollout have Events of the Deployment. A new pool has no Event, unless it is stuck.
 
     An Event that exists already by its name counts as created.
     """

@@ -41,7 +41,7 @@ CONDITIONS: Final = {
     STALLED: "It is not so, and a person has to do something; the message says what.",
     AVAILABLE: "At least one worker is ready to run due occurrences.",
     BACKEND_REACHABLE: "A worker is registered in the backend that the operator uses: both use the same one, and reach it.",
-    DATABASE_COPIED: "The database of the backend has the identity of another one: one of them is a copy. It has no influence on "
+    DATABASE_COPIED: "The database of the backend has the identity of another one: one of them is a copy. It does not affect "
     "Ready.",
 }
 """The meaning of each condition when it is True, in the order of the status."""
@@ -65,8 +65,8 @@ def status_of_pool(
     """
     Return what the status of *pool* is to be; the same whenever the same is known.
 
-    A Refusal is that of its spec, or of its template: the workers of the last good generation go on then. Reconciling,
-    Stalled and DatabaseCopied are there only while they hold.
+    If *pool* is the Refusal of its spec or template, the workers of the last valid generation continue. Reconciling, Stalled
+    and DatabaseCopied are part of the status only while they hold.
     """
     context = PoolContext(pool, seen, environment)
     assessment = assess(context)

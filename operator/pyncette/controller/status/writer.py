@@ -28,20 +28,20 @@ from pyncette.resources.modelling import Model
 
 logger = logging.getLogger(__name__)
 
-CALM_SECONDS: Final = 30.0
-"""Between two writes about one resource, once it has had its first few: people look, and machines wait for conditions."""
+PAUSE_SECONDS: Final = 30.0
+"""Time between two writes to one resource, after its first few."""
 
 BURST: Final = 4
-"""Writes about one resource that do not wait: it becomes known, is scheduled, runs, and has run."""
+"""Number of writes to one resource that do not wait: it becomes known, is scheduled, runs, and has run."""
 
 AT_ONCE: Final = 16
-"""Concurrent writes: a slow API server must not serialize them."""
+"""Maximum concurrent writes: a slow API server must not serialize them."""
 
 SHORTEST_SECONDS: Final = 0.001
 """Shorter timers may fire before their time."""
 
-PAUSE_SECONDS: Final = 1.0
-"""The wait after a failed write."""
+RETRY_SECONDS: Final = 1.0
+"""Time before a failed write is retried."""
 
 CATCH_UP_SECONDS: Final = 0.2
 """How far writes may lag behind their rate and catch up: a busy loop wakes late every time."""
@@ -57,7 +57,7 @@ class _Wanted(NamedTuple):
 
 
 class _Allowance(NamedTuple):
-    """How many writes a resource may have without waiting, and when that was so."""
+    """The number of writes that a resource may have without waiting, at a time of the loop."""
 
     writes: float
     at: float
@@ -67,9 +67,9 @@ class Statuses:
     """
     Statuses that are to be written, the latest of each resource, at most *rate* a second; namespaces take turns.
 
-    *seen* returns the resource just before the write. *written* is called with that and with the response: by then, the
-    watch may have delivered the write itself. *again* is called with those that have to be reconciled again, since the
-    queued status is out of date.
+    *seen* returns the cached resource just before the write. *written* is called with it and with the response, perhaps after
+    the watch has delivered the write. *again* is called with each resource whose queued status is out of date, so that it
+    has to be reconciled again.
     """
 
     def __init__(
@@ -90,33 +90,33 @@ class Statuses:
         metrics.gauge(STATUS_WAITING).set_function(lambda: float(len(self)))
         self._wanted: dict[Reference, _Wanted] = {}
         self._wanted_of: Counter[str] = Counter()
-        """By namespace: how many of its statuses are to be written."""
+        """By namespace: the number of queued statuses."""
         self._ready: FairQueue[Reference] = FairQueue()
-        """Those that may be written now, except for those of resources that are being written about."""
-        self._calm: list[tuple[float, Reference]] = []
-        """Until when some wait; a resource can be here several times."""
+        """The resources whose status may be written now, except for those with a write under way."""
+        self._paused: list[tuple[float, Reference]] = []
+        """A heap of the resources that pause, with the end of each pause. A resource can be in it several times."""
         self._allowances: dict[Reference, _Allowance] = {}
         self._under_way: set[Reference] = set()
         self._changed = asyncio.Event()
         self._next_at = 0.0
-        """When the next one is to be written, if there is one."""
+        """The earliest loop time of the next write."""
 
     def __len__(self) -> int:
-        """How many are to be written, those on their way included."""
+        """Return the number of queued statuses and of writes under way."""
         return len(self._wanted) + len(self._under_way)
 
     def waits(self, reference: Reference) -> bool:
-        """Return whether a status of *reference* is to be written, or on its way."""
+        """Return whether a status of *reference* is queued, or its write is under way."""
         return reference in self._wanted or reference in self._under_way
 
     def waiting(self) -> Mapping[str, int]:
-        """Return how many statuses of each namespace are to be written. Safe to call from another thread."""
+        """Return the number of queued statuses of each namespace. Safe to call from another thread."""
         return dict(self._wanted_of)
 
     def pause_seconds(self, namespace: str) -> float:
-        """Return how long a resource of *namespace* waits between two writes, after its first few."""
+        """Return the current time between two writes to a resource of *namespace*, after its first few."""
         waiting = fair_share(self._wanted_of[namespace], len(self._wanted), len(self._wanted_of))
-        return max(CALM_SECONDS, waiting / self._rate)
+        return max(PAUSE_SECONDS, waiting / self._rate)
 
     def want(self, reference: Reference, status: Manifest, difference: Difference) -> None:
         """Queue *status* (an object with its name, resourceVersion and status) instead of the one queued before."""
@@ -127,7 +127,7 @@ class Statuses:
             difference = max(difference, before.difference)
         self._wanted[reference] = _Wanted(_encode(status), difference)
         if reference not in self._under_way:
-            self._line_up(reference, difference)
+            self._enqueue(reference, difference)
             self._changed.set()
 
     def drop(self, reference: Reference) -> None:
@@ -158,12 +158,12 @@ class Statuses:
 
     async def _next(self) -> Reference:
         while True:
-            self._wake_calm()
+            self._end_pauses()
             reference = self._ready.take()
             if reference is not None:
                 return reference
             self._changed.clear()
-            timeout = max(self._calm[0][0] - _now(), SHORTEST_SECONDS) if self._calm else None
+            timeout = max(self._paused[0][0] - _now(), SHORTEST_SECONDS) if self._paused else None
             try:
                 async with asyncio.timeout(timeout):
                     await self._changed.wait()
@@ -193,7 +193,7 @@ class Statuses:
         except ApiUnavailableError as error:
             self._metrics.status_written("failed")
             logger.debug("did not write a status", extra={"object": str(reference), "error": str(error)})
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
             if reference not in self._wanted:
                 self.want(reference, status, wanted.difference)
         except ApiError as error:
@@ -209,27 +209,27 @@ class Statuses:
             self._under_way.discard(reference)
             following = self._wanted.get(reference)
             if following is not None:
-                self._line_up(reference, following.difference)
+                self._enqueue(reference, following.difference)
                 self._changed.set()
 
-    # --- Pace --------------------------------------------------------------------------------------------------------
+    # --- Pauses ------------------------------------------------------------------------------------------------------
 
-    def _line_up(self, reference: Reference, difference: Difference) -> None:
-        at = _now() if _is_awaited(reference, difference) else self._free_at(reference)
+    def _enqueue(self, reference: Reference, difference: Difference) -> None:
+        at = _now() if _is_awaited(reference, difference) else self._next_write_at(reference)
         if at <= _now():
             self._ready.add(reference, reference.namespace, difference)
         elif reference not in self._ready:
-            heapq.heappush(self._calm, (at, reference))
+            heapq.heappush(self._paused, (at, reference))
 
-    def _wake_calm(self) -> None:
-        while self._calm and self._calm[0][0] <= _now():
-            _, reference = heapq.heappop(self._calm)
+    def _end_pauses(self) -> None:
+        while self._paused and self._paused[0][0] <= _now():
+            _, reference = heapq.heappop(self._paused)
             wanted = self._wanted.get(reference)
             if wanted is not None and reference not in self._under_way:
                 self._ready.add(reference, reference.namespace, wanted.difference)
 
-    def _free_at(self, reference: Reference) -> float:
-        """Return when *reference* may be written about next."""
+    def _next_write_at(self, reference: Reference) -> float:
+        """Return the loop time of the next allowed write to *reference*."""
         allowance = self._allowance(reference)
         return (
             _now()

@@ -35,7 +35,7 @@ class ReleaseNamespace(NamedTuple):
         )
 
     def refusal(self, pool: PyncetteWorkerPool) -> Refusal | None:
-        """Return why *pool* may have no workers in its namespace; None: it may."""
+        """Return the reason why *pool* may not have workers in its namespace; None if it may."""
         if pool.metadata.namespace != self.name or pool.spec.external or self.allows_pools:
             return None
         message = (
@@ -45,7 +45,7 @@ class ReleaseNamespace(NamedTuple):
         return _refusal(("metadata", "namespace"), message)
 
     def refusal_of(self, deployment: Manifest) -> Refusal | None:
-        """Return what workers of *deployment* would use of the operator; None: nothing."""
+        """Return the problem if workers of *deployment* would use the operator's ServiceAccount or Secrets; None if they would not."""
         if deployment["metadata"]["namespace"] != self.name:
             return None
         pod = Part((), deployment["spec"]["template"])

@@ -204,10 +204,10 @@ def text(item: Item, name: str) -> Any:
 
 def without_long_texts(items: Iterable[Item]) -> Iterator[Item]:
     """
-    Yield *items* without texts that are too long to be read, which decoding then reports as missing.
+    Yield *items* without texts that are too long to be read. Decoding then reports these as missing.
 
-    DynamoDB has no query that leaves out an attribute by its length. One answer has at most a megabyte, and this is done
-    to each answer at once.
+    DynamoDB has no query that leaves out an attribute by its length. A response has at most a megabyte, and callers pass
+    each response at once.
     """
     for item in items:
         for name, limit in _LIMITS.items():

@@ -64,7 +64,7 @@ CLIENT_ERRORS: Final = range(2000, 3000)
 """Numbers that the driver itself gives, for connections that are closed or were never made."""
 
 CLEAR_TEXT_PLUGINS: Final = ("mysql_clear_password", "dialog")
-"""The authentication plugins by which the driver sends the password itself to whoever asks for it."""
+"""Authentication plugins with which the driver sends the password itself to any server that requests it."""
 
 MISSING_PACKAGE: Final = "package is required"
 """A part of the driver's message if it needs a package that is not installed."""

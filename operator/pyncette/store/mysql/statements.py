@@ -43,7 +43,7 @@ NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6)
 """The server's time at the start of the statement, in microseconds."""
 
 OTHERS_MAX: Final = 20
-"""Tables of other installations that are named."""
+"""Maximum number of tables of other installations that are listed."""
 
 HEAD_MAX: Final = 500
 """

@@ -76,7 +76,7 @@ HEAD_PAUSE: Final = SECOND
 """If there are more, the next claim comes after this time at the latest, which is often enough for so busy a partition."""
 
 OTHERS_MAX: Final = 20
-"""Tables of other installations that are named."""
+"""Maximum number of tables of other installations that are listed."""
 
 RECORD: Final = f"""r.id, r.partition_id, r.task, r.instance, r.occurrence,
     CASE WHEN octet_length(r.spec) <= {SPEC_BYTES_MAX} THEN r.spec END,

@@ -18,10 +18,10 @@ _ESCAPED: Final = str.maketrans({character: f"%{ord(character):02X}" for charact
 
 
 NUMBER_DIGITS_MAX: Final = 10
-"""The digits of the number of a partition."""
+"""Maximum number of digits in the number of a partition."""
 
 MEMBER_BYTES_MAX: Final = PARTITION_BYTES_MAX + NUMBER_DIGITS_MAX + 1
-"""The length of what stands for a partition in the set of its realm."""
+"""Maximum length of a member of the set of a realm, which stands for a partition."""
 
 
 class PartitionKeys(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from pyncette.store.base import KEY_BYTES_MAX, SPEC_BYTES_MAX, STATE_BYTES_MAX
 
 VALUE_BYTES_MAX: Final = SPEC_BYTES_MAX + STATE_BYTES_MAX + 4096
-"""The length of a packed record: of its texts, its numbers and the names in its lease."""
+"""Maximum length of a packed record: its texts, its numbers, and the names in its lease."""
 
 _LIMITS: Final = {
     "SPEC_BYTES_MAX": SPEC_BYTES_MAX,
@@ -17,7 +17,7 @@ _LIMITS: Final = {
     "VALUE_BYTES_MAX": VALUE_BYTES_MAX,
     "NAME_BYTES_MAX": KEY_BYTES_MAX + len("\0\0"),
 }
-"""The limits that scripts know: a server must not send what no store would read."""
+"""The limits in all scripts, so that a server does not send values that no store would read."""
 
 _FOLDER: Final = files("pyncette.store.redis") / "lua"
 

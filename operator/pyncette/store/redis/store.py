@@ -436,7 +436,7 @@ def _claimed(partition: Partition, taken: Sequence[bytes]) -> list[Record]:
 
 
 def _names(keys: Sequence[Key], places: Sequence[int]) -> list[Argument]:
-    """Return how many *places* there are, and the names of the *keys* there."""
+    """Return the arguments of the load script for a partition: the number of *places*, and the names of their keys."""
     return [len(places), *(name_of(keys[place]) for place in places)]
 
 

@@ -81,7 +81,7 @@ local function consider(partition, name, value)
     local flags = value:byte()
     if not lease_end or not has(flags, CLAIMABLE) then
         file_as_due(partition, name, NEVER)
-        return not lease_end and readable(value) -- to be told of
+        return not lease_end and readable(value) -- so that the caller logs it
     end
     local high, low = struct.unpack('>i4I4', value, CLAIMABLE_AT)
     if is_held(flags, value) then

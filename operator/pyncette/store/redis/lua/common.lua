@@ -60,7 +60,7 @@ local function ends(value)
     return lease_end, spec_end
 end
 
--- Returns what a caller gets of a packed record: nothing of one that is far too long, whoever wrote it.
+-- Returns a packed record for the caller; an empty text if it is too long, since another program may have written it.
 local function readable(value)
     if value and #value > VALUE_BYTES_MAX then
         return ''

@@ -1,4 +1,4 @@
--- Returns rows of the history at KEYS[1], at most as many as ARGV[1]; nothing of a row that is too long. It writes nothing.
+-- Returns at most ARGV[1] rows of the history at KEYS[1]; an empty text for a row that is too long. It writes nothing.
 
 local rows = list()
 for place, row in ipairs(redis.call('HVALS', KEYS[1])) do
