@@ -206,7 +206,7 @@ async def test_no_more_run_at_once_than_may_on_two_workers_together(app, on, ran
 
 
 async def test_two_workers_share_the_partitions_out(app, on, monkeypatch):
-    monkeypatch.setattr(assignment, "LOOK_PAUSE", SECOND // 4)
+    monkeypatch.setattr(assignment, "REFRESH_PAUSE", SECOND // 4)
     ran = []
 
     @app.partitioned_task(partition_count=8, enabled_partitions="shared")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyncette.clock import UNAWARE_MAX, SystemClock
-from pyncette.coordination.assignment import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE
+from pyncette.coordination.assignment import LONGEST_TURNS, ORPHAN_AGE, REFRESH_PAUSE
 from pyncette.coordination.members import MEMBER_LEASE
 from pyncette.coordination.permit_records import PERMITS_REALM
 from pyncette.ledger.ledger import Ledger
@@ -122,7 +122,7 @@ class History:
         world = self._world
         bound = world.loop.now + 45 * SECOND + 6 * self.scenario.longest_lease + self._stepped()
         if self._shares_partitions():
-            bound += MEMBER_LEASE + LOOK_PAUSE  # then all know who died
+            bound += MEMBER_LEASE + REFRESH_PAUSE  # then all know who died
         late = self._late() if self.scenario.notifies else self._late() + self.scenario.poll_interval
         at_rest = 0
         while at_rest < LOOKS:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyncette.clock import SECOND
-from pyncette.coordination.assignment import LONGEST_TURNS, LOOK_PAUSE, ORPHAN_AGE, TURN, shared_out
+from pyncette.coordination.assignment import LONGEST_TURNS, ORPHAN_AGE, REFRESH_PAUSE, TURN, shared_out
 from pyncette.coordination.members import MEMBERS_REALM, TASK
 from pyncette.core.record import Change, Key, Lease, Partition, Record
 from pyncette.core.spec import Policies, Spec
@@ -94,7 +94,7 @@ async def test_each_worker_polls_its_own_share():
     async with AsyncExitStack() as stack:
         for number, store in enumerate(stores):
             await stack.enter_async_context(bench.worker(store, f"w{number}", assignment=True))
-        await bench.advance(2 * LOOK_PAUSE / SECOND)
+        await bench.advance(2 * REFRESH_PAUSE / SECOND)
         for store in stores:
             store.asked.clear()
         await bench.advance(60)

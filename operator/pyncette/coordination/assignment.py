@@ -15,20 +15,20 @@ from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
 
-LOOK_PAUSE: Final[Duration] = 20 * SECOND
-"""Between two reads of the other workers: within this time, all know who came or went."""
+REFRESH_PAUSE: Final[Duration] = 20 * SECOND
+"""Time between two reads of the other workers. After it, each worker knows which have started or stopped."""
 
 ORPHAN_AGE: Final[Duration] = 1 * SECOND
-"""How long records may be due in another worker's partition before this worker polls it as well."""
+"""Age of a due record in another worker's partition from which this worker polls the partition, too."""
 
 TURN: Final[Duration] = 2 * SECOND
-"""Between two workers that poll the partitions of others: an orphaned partition waits this long if one worker is gone."""
+"""Time between the turns of two workers: an orphaned partition waits this long if one worker is gone."""
 
 LONGEST_TURNS: Final[Duration] = 10 * SECOND
-"""Each worker polls them at least this often: an orphaned partition waits this long if all but one are gone."""
+"""Maximum time between two turns of a worker: an orphaned partition waits this long if all but one are gone."""
 
 ADOPTED: Final[Duration] = 90 * SECOND
-"""How long a partition is polled that its worker left alone: by then all know whether that worker still exists."""
+"""Time for which a worker polls an adopted partition. After it, each worker knows whether the former one still exists."""
 
 
 def shared_out(count: int, task: str, holders: Sequence[str]) -> dict[str, list[int]]:
@@ -76,18 +76,18 @@ class PartitionAssignment:
         self.is_new = True
         """True once the assignment has changed; the reader resets it."""
         self._adopted: dict[Partition, Duration] = {}
-        self._look_at: Duration = 0
-        self._hurried_at: Duration = -LOOK_PAUSE
+        self._refresh_at: Duration = 0
+        self._hurried_at: Duration = -REFRESH_PAUSE
         self._turn_at: Instant = 0
 
     def is_ours(self, partition: Partition, count: int) -> bool:
-        """Return whether this worker is to poll *partition*, of *count* that its task has."""
+        """Return whether this worker polls *partition*, one of the *count* partitions of its task."""
         if not self._others or partition.number in self._share(partition.handler, count):
             return True
         return self._adopted.get(partition, 0) > self._clock.monotonic()
 
     def adopt(self, partition: Partition) -> None:
-        """Poll *partition* for a while, since its own worker seems not to."""
+        """Poll *partition* for a while, since its worker does not seem to."""
         if partition not in self._adopted:
             logger.info(
                 "took over a partition that its worker does not poll", extra={"partition": str(partition)}
@@ -99,28 +99,28 @@ class PartitionAssignment:
         now = self._clock.monotonic()
         if now >= self._hurried_at + ORPHAN_AGE:
             self._hurried_at = now
-            self._look_at = now
+            self._refresh_at = now
             self._turn_at = 0
 
-    def next_look_in(self) -> Duration:
-        """Return the time until the next read of the other workers, or the next poll of their partitions."""
-        until = self._look_at - self._clock.monotonic()
+    def next_refresh_in(self) -> Duration:
+        """Return the time until the next call of `refresh` is due."""
+        until = self._refresh_at - self._clock.monotonic()
         if self._others:
             until = min(until, self._turn_at - self._clock.now())
         return max(0, until)
 
-    async def look(self) -> bool:
-        """List the other workers if that is due, and return whether this worker has to poll their partitions now."""
+    async def refresh(self) -> bool:
+        """Read the other workers if that is due, and return whether it is this worker's turn to poll their partitions."""
         now = self._clock.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_PAUSE
-            await self._look_around()
+        if now >= self._refresh_at:
+            self._refresh_at = now + REFRESH_PAUSE
+            await self._read_others()
         if not self._others or self._clock.now() < self._turn_at:
             return False
         self._turn_at = self._next_turn(self._clock.now())
         return True
 
-    async def _look_around(self) -> None:
+    async def _read_others(self) -> None:
         try:
             found = await members(self._store, self._realm, self._clock.now())
         except StoreError as error:  # the last assignment stays
@@ -141,7 +141,7 @@ class PartitionAssignment:
             self._turn_at = self._next_turn(self._clock.now())
 
     def _next_turn(self, now: Instant) -> Instant:
-        """Return when this worker reads next: all count the same turns, by the backend's time."""
+        """Return the time of this worker's next turn. All workers count the same turns, by the backend's time."""
         holders = sorted([*self._others, self._holder])
         length = min(TURN * len(holders), LONGEST_TURNS)
         offset = length * holders.index(self._holder) // len(holders)

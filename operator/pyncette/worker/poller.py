@@ -159,7 +159,7 @@ class Poller:
         until = self._turns.next_at
         assignment = self._partitions.assignment
         if assignment is not None:
-            until = min(until, self._clock.now() + assignment.next_look_in())
+            until = min(until, self._clock.now() + assignment.next_refresh_in())
         self._parked = True
         try:
             await self._clock.wait(self._signals.poll_sooner, None if until == NEVER else until)
@@ -253,13 +253,13 @@ class Poller:
 
     def _is_assignment_due(self) -> bool:
         assignment = self._partitions.assignment
-        return assignment is not None and assignment.next_look_in() <= 0
+        return assignment is not None and assignment.next_refresh_in() <= 0
 
     async def _follow_assignment(self) -> None:
-        """Poll this worker's share of the partitions, and in its turn what other workers have left overdue in theirs."""
+        """Refresh the assignment. In this worker's turn, poll the overdue partitions of other workers, too."""
         assignment = self._partitions.assignment
         assert assignment is not None
-        is_our_turn = await assignment.look()
+        is_our_turn = await assignment.refresh()
         if assignment.is_new:
             assignment.is_new = False
             self._signals.poll_now()
@@ -267,7 +267,7 @@ class Poller:
             await self._poll_orphans()
 
     async def _poll_orphans(self) -> None:
-        """Claim what is overdue in partitions of other workers: these may be gone, or have no free slot."""
+        """Claim overdue records in partitions of other workers, which may be gone, or have no free slot."""
         theirs = {
             partition: registration
             for partition, registration in self._partitions.all().items()
