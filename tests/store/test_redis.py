@@ -13,7 +13,7 @@ from pyncette.errors import ConfigurationError, SchemaError
 from pyncette.redis import redis_repository
 from pyncette.store.backend import read_backend
 from pyncette.store.base import SCHEMA_VERSION, Renewal, Store
-from pyncette.store.redis.healing import PAUSE_SECONDS
+from pyncette.store.redis.index_rebuild import PAUSE_SECONDS
 from pyncette.store.redis.keys import Keyspace, key_named, name_of, partition_named
 from pyncette.store.redis.store import RedisStore
 from pyncette.store.redis.url import read_url
@@ -37,7 +37,7 @@ from pyncette.testing.conformance import (
 from tests.servers import OwnCluster, Redis
 
 CALLS_MAX = 50
-"""Claims within which a small partition is healed."""
+"""Claims within which the indexes of a small partition are rebuilt."""
 
 
 class RedisConformance(StoreConformance):
@@ -301,18 +301,18 @@ async def test_a_worker_whose_clock_has_stepped_does_not_stop_the_others(store):
     assert len(await claim(store, limit=30, now=later, lease_id="sure")) == 30
 
 
-# Keys that somebody else took away
+# Keys that another program deleted
 
 
-async def claim_until_healed(store, server, url, now=T0):
-    """Claim as a worker does, and return what was got."""
+async def claim_until_rebuilt(store, server, url, now=T0):
+    """Claim as a worker does until the indexes are rebuilt, and return the names of the claimed instances."""
     got = []
     for number in range(CALLS_MAX):
-        claimed = await store.claim({HERE: 100}, f"healing-{number}", "worker", now, now)
+        claimed = await store.claim({HERE: 100}, f"rebuild-{number}", "worker", now, now)
         got += instances(list(claimed.records))
         if claimed.next_claimable_at is None or claimed.next_claimable_at > now:
             return got
-    raise AssertionError(f"not healed in {CALLS_MAX} calls: {counts(server, url)}")
+    raise AssertionError(f"not rebuilt in {CALLS_MAX} calls: {counts(server, url)}")
 
 
 @pytest.mark.parametrize("lost", ["due", "leased", "names"])
@@ -322,7 +322,7 @@ async def test_an_index_that_was_evicted_is_made_anew(server, url, store, caplog
     server.execute("DEL", getattr(keys_in(url), lost))
 
     with caplog.at_level(logging.WARNING):
-        got = await claim_until_healed(store, server, url, now=T0 + 30)
+        got = await claim_until_rebuilt(store, server, url, now=T0 + 30)
 
     assert got == [f"{n:02}" for n in range(5, 20)]
     assert counts(server, url) == (20, 20, 20)
@@ -337,7 +337,7 @@ async def test_index_entries_without_a_record_are_removed(server, url, store):
     gone = [name_of(a_record(f"{n:02}").key) for n in (0, 1, 7, 8, 9)] + [name_of(a_record("later").key)]
     server.execute("HDEL", keys_in(url).records, *gone)
 
-    got = await claim_until_healed(store, server, url, now=T0 + 30)
+    got = await claim_until_rebuilt(store, server, url, now=T0 + 30)
 
     assert got == [f"{n:02}" for n in (5, 6, *range(10, 20))]
     assert counts(server, url) == (15, 15, 15)
@@ -347,25 +347,25 @@ async def test_an_evicted_partition_does_not_stop_polling(server, url, store):
     await create(store, *(a_record(f"{n:02}") for n in range(20)))
     server.execute("DEL", keys_in(url).records)
 
-    assert await claim_until_healed(store, server, url) == []
+    assert await claim_until_rebuilt(store, server, url) == []
 
     assert counts(server, url) == (0, 0, 0)
     await create(store, a_record("new"))
     assert instances(await claim(store)) == ["new"]
 
 
-async def test_large_partitions_are_healed_page_by_page(server, url, store):
+async def test_large_partitions_are_rebuilt_page_by_page(server, url, store):
     for begin in range(0, 3_000, 500):
         await create(store, *(a_record(f"{n:04}", at=T0 + 10**9) for n in range(begin, begin + 500)))
     server.execute("DEL", keys_in(url).due)
     server.execute("ZREM", keys_in(url).names, name_of(a_record("0007").key))
 
-    await claim_until_healed(store, server, url)
+    await claim_until_rebuilt(store, server, url)
 
     assert counts(server, url) == (3_000, 3_000, 3_000)
 
 
-async def test_who_breaks_a_partition_again_and_again_does_not_keep_workers_busy(server, url, store):
+async def test_repeated_deletions_of_index_entries_do_not_keep_workers_busy(server, url, store):
     await create(store, a_record(at=T0 + 10**9))
     for _ in range(2):
         server.execute("ZREM", keys_in(url).due, name_of(a_record().key))

@@ -167,7 +167,7 @@ class TestRedis(StoreFaults, Limiting, Listening):
             self.server.execute("ACL", "SETUSER", "worker", right)
 
     async def work(self, store, handler):
-        """Also what heals a partition in which an index is wrong."""
+        """Also rebuild the indexes of a partition, one of which has an entry too many."""
         await super().work(store, handler)
         partition = Partition("realm", handler)
         self.server.execute("ZADD", store._keyspace.of(partition).names, 0, "ghost")

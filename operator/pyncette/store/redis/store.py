@@ -33,7 +33,7 @@ from pyncette.store.base import (
 from pyncette.store.codec import UNREADABLE, PoisonedRecordError, decode_run, log_poisoned
 from pyncette.store.redis.advice import concerns_of, servers_of, settings_of, warn
 from pyncette.store.redis.connection import Argument, Call, Connections
-from pyncette.store.redis.healing import PAGES, PAUSE_SECONDS, Healer
+from pyncette.store.redis.index_rebuild import PAGES, PAUSE_SECONDS, IndexRebuild
 from pyncette.store.redis.keys import (
     MEMBER_BYTES_MAX,
     Keyspace,
@@ -92,7 +92,7 @@ class RedisStore:
         self._keyspace = Keyspace(address.namespace if namespace is None else namespace)
         self._create = create
         self._connections = Connections(address, self._forget, current_address)
-        self._healer = Healer(self._connections, self._keyspace)
+        self._index_rebuild = IndexRebuild(self._connections, self._keyspace)
         self._listed_at: dict[Partition, float] = {}
         self._is_checked = False
         """The records behind the connections are known to fit this release."""
@@ -187,9 +187,9 @@ class RedisStore:
                 if (at := _score(leased)) is not None:
                     times.append(max(at + now - expired_at, now + 1))
                 if whole:
-                    self._healer.finish(partition)
+                    self._index_rebuild.finish(partition)
                 else:
-                    again = await self._healer.heal(partition, 1 if records else PAGES)
+                    again = await self._index_rebuild.rebuild(partition, 1 if records else PAGES)
                     times.append(now if again else now + int(PAUSE_SECONDS * 1_000_000))
                 if count:
                     living.append(partition)
