@@ -1,4 +1,4 @@
-"""Instances are counted without being looked at one by one, and what is due in a pool with them."""
+"""Instances, and those that wait for a worker, are counted without being read one by one."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pyncette.clock import SECOND
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval
 from pyncette.core.spec import Policies, Spec
-from pyncette.mirror.counting import LATE, due_in, instances_of, waiting_in
+from pyncette.mirror.counting import LATE, instances_of, waiting_in
 from pyncette.resources.task import PARTITIONS_MAX
 from pyncette.store.memory import MemoryStore
 
@@ -30,8 +30,8 @@ def a_template(partitions=1, **policies):
     return Record(Key(Partition("realm", "send"), "send"), spec, NOW, NOW, None, NOW, None, 60 * SECOND)
 
 
-def an_instance(name, number=0, at=NOW, handler="send"):
-    key = Key(Partition("realm", handler, number), handler, name)
+def an_instance(name, number=0, at=NOW):
+    key = Key(Partition("realm", "send", number), "send", name)
     return Record(key, Spec(Interval(60 * SECOND)), NOW, NOW, at, NOW, at, 60 * SECOND)
 
 
@@ -75,17 +75,6 @@ async def test_no_stored_partition_count_makes_a_count_endless(store, stored):
 
     assert found.total == 0
     assert len(store.limits) <= PARTITIONS_MAX
-
-
-async def test_what_is_due_in_a_pool_is_counted_over_its_handlers_up_to_a_bound(store):
-    await fill(
-        store, *(an_instance(f"{number}", handler=handler) for number in range(30) for handler in ("a", "b"))
-    )
-    await fill(store, an_instance("later", at=NOW + 1, handler="c"))
-
-    assert await due_in(store, "realm", NOW) == 60
-    assert await due_in(store, "another", NOW) == 0
-    assert await due_in(store, "realm", NOW, counted_max=40) == 40
 
 
 @pytest.mark.parametrize("seconds", [0, 9, 10, 45, 300, 10 * 24 * 3600])

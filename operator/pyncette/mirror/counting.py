@@ -1,4 +1,4 @@
-"""Counts the instances of a dynamic task and the due records of a pool, as far as counting is cheap."""
+"""Counts the instances of a dynamic task, and those that wait for a worker, as far as counting is cheap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyncette.resources.task_status import Instances
 from pyncette.store.base import Counted, Store
 
 COUNTED_MAX: Final = 10_000
-"""The highest number of due or leased records that is counted. Beyond it, an exact number has no use."""
+"""Maximum number of due or leased records that is counted. Beyond it, an exact number has no use."""
 
 SLACK: Final = 2
 """Names fall to partitions by chance, so of each up to so many times its share are counted."""
@@ -42,16 +42,6 @@ async def instances_of(
     lease = (template.spec.policies or Policies()).lease
     found = await counted_in(store, partitions, handler, now, lease, counted_max)
     return Instances(total=found.total, due=found.due, leased=found.leased)
-
-
-async def due_in(store: Store, realm: str, now: Instant, counted_max: int = COUNTED_MAX) -> int:
-    """Return how many records of *realm* wait for a worker, up to *counted_max*. Raises StoreError."""
-    due = 0
-    for partition in await store.partitions(realm):
-        if due >= counted_max:
-            break
-        due += (await store.count(partition, None, now, 0, counted_max - due)).due
-    return due
 
 
 async def waiting_in(
