@@ -441,9 +441,9 @@ def forgery(partition, name, now):
     home = replace(
         forged(partition, name), version=FAR_AWAY, fence=FAR_AWAY, due_at=now - DAY, claimable_at=now - DAY
     )
-    letter = replace(
+    dead_letter = replace(
         home,
         key=home.key._replace(occurrence="dead-1"),
         state=State(started=Started(now, now)),
     )
-    return home, letter
+    return home, dead_letter

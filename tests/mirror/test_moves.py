@@ -82,8 +82,8 @@ async def test_a_dead_letter_that_is_tried_again_ends_before_its_task_moves(fold
     await folder.apply(task(**fields))
     await folder.clock.advance(HOUR)
     await folder.run(ended=Ended(Ending.RAISED, "no"))
-    (_, letter) = await folder.store.scan(Partition(REALM, "send"), None, None, 10)
-    await folder.store.swap([Change(letter, edits.redriven(letter, folder.clock.now()))])
+    (_, dead_letter) = await folder.store.scan(Partition(REALM, "send"), None, None, 10)
+    await folder.store.swap([Change(dead_letter, edits.redriven(dead_letter, folder.clock.now()))])
 
     assert await folder.apply(task(handler="post", **fields)) == {"report": Step.WAITING}
     await folder.run()

@@ -189,8 +189,8 @@ async def test_side_runs_of_a_deleted_task_are_withdrawn_but_its_dead_letters_st
     await folder.apply(task())
     home = await folder.record()
     extra = edits.on_demand(home, home.spec.policies, "x", folder.clock.now())
-    letter = replace(side_run_of(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
-    await folder.store.swap([Change(None, extra), Change(None, letter)])
+    dead_letter = replace(side_run_of(home, home.spec.policies, "dead-1", 1, 1), claimable_at=None)
+    await folder.store.swap([Change(None, extra), Change(None, dead_letter)])
 
     await folder.apply()
 

@@ -98,7 +98,7 @@ class Cluster:
     async def extra_runs(self):
         return [record for record in await self.beside() if is_on_demand(record.key)]
 
-    async def letters(self):
+    async def dead_letters(self):
         return [record for record in await self.beside() if is_dead_letter(record.key)]
 
     async def run(self, ended=RETURNED):
@@ -372,7 +372,9 @@ async def test_dead_letters_are_tried_again_and_the_mark_comes_last(cluster):
     assert (await cluster.ask(redrive="1")).redriven == 0  # they are under way already
 
     assert (await cluster.record()).state.handled == Requests(redrive="1")
-    assert [letter.claimable_at for letter in await cluster.letters()] == [cluster.clock.now()] * 2
+    assert [dead_letter.claimable_at for dead_letter in await cluster.dead_letters()] == [
+        cluster.clock.now()
+    ] * 2
     assert await cluster.ask(redrive="1") == Done()
 
 
@@ -386,7 +388,7 @@ async def test_a_dead_letter_that_failed_again_before_the_mark_was_written_is_no
 
     assert (await cluster.ask(redrive="1")).redriven == 0
 
-    assert [letter.claimable_at for letter in await cluster.letters()] == [None]
+    assert [dead_letter.claimable_at for dead_letter in await cluster.dead_letters()] == [None]
     assert (await cluster.ask(redrive="2")).redriven == 1
 
 
@@ -407,8 +409,8 @@ async def test_of_a_template_the_instances_are_resumed_and_redriven(cluster):
         new = edits.created(key, Spec(Interval(SECOND)), edits.Policies(), cluster.clock.now())
         stuck = replace(new, claimable_at=None, state=replace(new.state, exhausted=True))
         await cluster.store.swap([Change(None, stuck)])
-        letter = side_run_of(new, edits.Policies(), "dead-1", 1, 1)
-        await cluster.store.swap([Change(None, replace(letter, claimable_at=None))])
+        dead_letter = side_run_of(new, edits.Policies(), "dead-1", 1, 1)
+        await cluster.store.swap([Change(None, replace(dead_letter, claimable_at=None))])
 
     done = await cluster.ask(resume="1", redrive="1")
 
