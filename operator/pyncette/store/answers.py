@@ -1,4 +1,4 @@
-"""The limit of one answer of a server, kept below the drivers, which have none."""
+"""Limits the size of one answer of a server, below the drivers, which have no limit."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Final, cast
 from pyncette.errors import StoreUnavailableError
 from pyncette.store.base import ANSWER_BYTES_MAX, ANSWER_OBJECTS_MAX
 
-LOOK_BYTES: Final = 2 * 2**20
-"""How much of an answer arrives between two looks at its size. Most answers are smaller."""
+CHECK_BYTES: Final = 2 * 2**20
+"""Bytes of an answer between two checks of the limits. Most answers are smaller."""
 
 TOO_LARGE: Final = (
     f"it sent more than {ANSWER_BYTES_MAX // 2**20} MiB or {ANSWER_OBJECTS_MAX:,} values in one answer"
 )
-"""The error with which a connection is lost. Drivers repeat it in theirs, which may forget their cause."""
+"""The error of the closed connection. Drivers include it in their own error, which may lose its cause."""
 
 
 class Answer:
-    """The size of what a connection has received since the last request."""
+    """The size of the data that a connection has received since the last request."""
 
-    __slots__ = ("_look_at", "_objects", "is_too_large", "received")
+    __slots__ = ("_check_at", "_objects", "is_too_large", "received")
 
     def __init__(self) -> None:
         self.is_too_large = False
@@ -32,27 +32,27 @@ class Answer:
     def begin(self) -> None:
         """Count from zero: a request follows."""
         self.received = 0
-        self._look_at = LOOK_BYTES
+        self._check_at = CHECK_BYTES
 
     def add(self, size: int) -> bool:
         """Count *size* more bytes, and return whether the answer is still within the limits."""
         self.received += size
-        if self.received > self._look_at:
-            self._look()
+        if self.received > self._check_at:
+            self._check()
         return not self.is_too_large
 
-    def _look(self) -> None:
-        """Compare a large answer with the limits. The objects are those of the whole process."""
+    def _check(self) -> None:
+        """Compare a large answer with the limits. New objects of the whole process count."""
         objects = sys.getallocatedblocks()
-        if self._look_at == LOOK_BYTES:
+        if self._check_at == CHECK_BYTES:
             self._objects = objects
-        self._look_at = min(self.received + LOOK_BYTES, ANSWER_BYTES_MAX)
+        self._check_at = min(self.received + CHECK_BYTES, ANSWER_BYTES_MAX)
         if self.received > ANSWER_BYTES_MAX or objects - self._objects > ANSWER_OBJECTS_MAX:
             self.is_too_large = True
 
 
 class _Limited(asyncio.BaseProtocol):
-    """Stands between a driver's protocol and its transport. Once *answer* is too large, it closes the connection."""
+    """A protocol between a driver's protocol and its transport. It closes the connection once *answer* is too large."""
 
     def __init__(self, protocol: Any, answer: Answer, transport: Any = None) -> None:
         self.protocol: Final = protocol
@@ -78,7 +78,7 @@ class _Limited(asyncio.BaseProtocol):
 
 
 class _LimitedProtocol(_Limited, asyncio.Protocol):
-    """Passes on the data that its transport receives."""
+    """A protocol that passes on the data of its transport."""
 
     def data_received(self, data: bytes) -> None:
         if self._answer.add(len(data)):
@@ -88,7 +88,7 @@ class _LimitedProtocol(_Limited, asyncio.Protocol):
 
 
 class _LimitedBufferedProtocol(_Limited, asyncio.BufferedProtocol):
-    """Has its transport write into the buffer of the driver's protocol."""
+    """A protocol whose transport writes into the buffer of the driver's protocol."""
 
     def get_buffer(self, size: int) -> Any:
         return self.protocol.get_buffer(size)
@@ -109,7 +109,7 @@ class LimitedLoop:
     """
     The event loop *loop*, whose connections are closed once *answer* is too large.
 
-    It is for drivers that make a protocol of their own. That protocol never gets more than one answer may have, also
+    It is for drivers that create their own protocol. That protocol never receives more than the limit of one answer, even
     while it connects.
     """
 
@@ -121,7 +121,7 @@ class LimitedLoop:
         self.time = loop.time
 
     def as_loop(self) -> asyncio.AbstractEventLoop:
-        """Return this object as what it can do for a driver."""
+        """Return this object with the type that drivers expect."""
         return cast(asyncio.AbstractEventLoop, self)
 
     def __getattr__(self, name: str) -> Any:
@@ -161,7 +161,7 @@ class _LimitedTransport:
 
 
 def is_too_large(error: BaseException | None) -> bool:
-    """Return whether the driver's *error*, or what it was raised for, is a connection lost with `TOO_LARGE`."""
+    """Return whether the driver's *error*, or any of its causes, is a connection closed with `TOO_LARGE`."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if TOO_LARGE in str(error):
