@@ -1,4 +1,4 @@
-"""Whoever writes a pool may create pods in its namespace: the second policy of the chart, on a real API server."""
+"""Only users who may create pods may write a pool: the second policy of the chart, on a real API server."""
 
 import pytest
 

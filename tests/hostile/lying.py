@@ -290,7 +290,7 @@ class Extreme(Honest):
 
 
 class Nasty(Honest):
-    """Each text is full of characters that do something to whoever shows them."""
+    """Each text is full of control characters for the terminal or the log that shows it."""
 
     async def scan(self, partition, task, after, limit):
         page = await self.real.scan(partition, task, after, limit)

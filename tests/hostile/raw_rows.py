@@ -1,4 +1,4 @@
-"""Rows that whoever is root on a database writes there, past any store: by SQL, by commands of Redis, as items of DynamoDB."""
+"""Rows that the root of a database can write without a store: by SQL, by commands of Redis, as items of DynamoDB."""
 
 import asyncio
 import contextlib

@@ -76,7 +76,7 @@ class Team:
         }
 
     def flood_database(self):
-        """Copy a record of its own hundreds of times, each a megabyte long, as whoever has the credential can."""
+        """Copy a record of its own hundreds of times, each a megabyte long, as anyone with the credential can."""
         with sqlite3.connect(self.database, timeout=60) as connection:
             columns = [row[1] for row in connection.execute("PRAGMA table_info(pyncette_tasks)")][1:]
             kept = ", ".join(name for name in columns if name not in {"task", "spec"})
