@@ -85,7 +85,7 @@ POM = f"""\
 NO_TIME = timedelta(0)
 
 CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "pyncette",
+    "AWS_ACCESS_KEY_ID": "AKIAOFTESTS",
     "AWS_SECRET_ACCESS_KEY": "tests",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
