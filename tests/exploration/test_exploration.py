@@ -13,7 +13,7 @@ from .exploring import explore
 from .mutants import MUTANTS
 from .search import Search
 
-DAYS = 3
+DAYS = 6
 """In which all longer histories are explored, by `make test-long` once a day."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.processes.account_backends import NAMES
 from tests.processes.reported import play
 
-SECONDS = 46
+SECONDS = 35
 
 SEED_VARIABLE = "PYNCETTE_SEED"
 
