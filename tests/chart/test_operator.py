@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyncette.controller.settings import DEFAULT_WORKERS, WorkerSettings
 from tests.chart.rendering import EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, merged, render
 from tests.servers.tools import Helm
 
@@ -75,6 +76,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             "recordMebibytes": 32,
             "perNamespace": {"passes": 4},
             "allowPoolsInReleaseNamespace": True,
+            "workers": {"resources": {"limits": {"memory": "1Gi"}}, "tmpSizeLimit": "2Gi"},
             "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
             "logFormat": "text",
             "logLevel": "DEBUG",
@@ -130,6 +132,10 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "recordMebibytes": 32,
         "perNamespace": {"passes": 4},
         "allowPoolsInReleaseNamespace": True,
+        "workers": {
+            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+            "tmpSizeLimit": "2Gi",
+        },
         "ownSecrets": ["ca", "token", "env"],
         "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
         "health": 8080,
@@ -137,6 +143,22 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "logFormat": "text",
         "logLevel": "DEBUG",
     }
+
+
+def test_the_defaults_of_workers_are_those_of_the_operator(helm: Helm):
+    workers = WorkerSettings.model_validate(render(helm, ONE_BACKEND).settings["workers"])
+
+    assert workers == DEFAULT_WORKERS
+
+
+@pytest.mark.parametrize(
+    ("resources", "settings"),
+    [(None, {}), ({"limits": None}, {"requests": {"cpu": "100m", "memory": "128Mi"}})],
+)
+def test_resources_of_workers_can_be_left_to_the_namespace(helm: Helm, resources, settings):
+    rendering = render(helm, ONE_BACKEND, {"settings": {"workers": {"resources": resources}}})
+
+    assert rendering.settings["workers"]["resources"] == settings
 
 
 def test_numbers_in_the_settings_stay_whole_numbers_and_text_stays_text(helm: Helm):

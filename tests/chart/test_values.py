@@ -133,7 +133,7 @@ def test_nothing_is_open_but_what_is_handed_through_to_kubernetes():
     handed_through = {
         "affinity", "backend.embedded.podSecurityContext", "backend.embedded.resources",
         "backend.embedded.securityContext", "podMonitor.endpoint", "podSecurityContext", "resources", "securityContext",
-        "serviceMonitor.endpoint",
+        "serviceMonitor.endpoint", "settings.workers.resources",
     }  # fmt: skip
     lists_of_kubernetes = {
         "extraEnvFrom[]", "extraVolumes[]", "extraVolumeMounts[]", "tolerations[]", "topologySpreadConstraints[]",
@@ -167,7 +167,7 @@ def test_a_value_that_is_null_takes_a_default_away_and_breaks_nothing(helm: Helm
 
 def _open(schema, path):
     """Yield where the schema lets in what it does not know."""
-    if schema.get("type") == "object":
+    if "object" in (schema.get("type"), *schema.get("type", ())):
         if schema.get("additionalProperties", True) is True:
             yield path
         for name, inner in schema.get("properties", {}).items():

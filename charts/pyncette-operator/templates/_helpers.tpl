@@ -163,6 +163,8 @@ pyncette.settings: the settings file of the operator. Without releaseNamespace, 
 */}}
 {{- define "pyncette.settings" -}}
 {{- $settings := deepCopy .Values.settings -}}
+{{- /* Without the field, the operator would take its own defaults. */ -}}
+{{- $_ := set $settings.workers "resources" ($settings.workers.resources | default dict) -}}
 {{- $_ := set $settings "clusterId" .Values.clusterId -}}
 {{- $_ := set $settings "namespaces" .Values.namespaces -}}
 {{- $_ := set $settings "backends" (include "pyncette.backends" . | fromYaml).backends -}}

@@ -11,6 +11,7 @@ from pydantic import Field
 from pyncette.errors import ConfigurationError
 from pyncette.resources.documents import Document, documents
 from pyncette.resources.modelling import Count, Label, Model, Rule, Subdomain
+from pyncette.resources.quantity import Quantity, number_of
 from pyncette.resources.reading import Refusal, read_settings
 from pyncette.store.backend import Administrator, Backend, Roles
 from pyncette.store.backend_file import read_backend_file
@@ -140,6 +141,47 @@ class NamespaceSettings(Model):
     """Concurrent passes over objects of one namespace, of 32 in all: a slow backend of one team leaves the rest to the others."""
 
 
+Quantities = dict[Annotated[str, Field(min_length=1, max_length=317)], Quantity]
+
+
+class ResourceSettings(Model):
+    """Requests and limits of a container, by the name of the resource."""
+
+    requests: Quantities = Field(default={}, max_length=20)
+    """What the scheduler reserves on a node."""
+    limits: Quantities = Field(default={}, max_length=20)
+    """What the container may use at most."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="",
+            message="must not exceed the limits",
+            holds=lambda self: all(
+                number_of(request) <= number_of(self.limits.get(name, request))
+                for name, request in self.requests.items()
+            ),
+            blames=("requests",),
+        ),
+    )
+
+
+class WorkerSettings(Model):
+    """Defaults of the workers' pods, which the template of a pool overrides."""
+
+    resources: ResourceSettings = ResourceSettings(
+        # A worker whose handlers do nothing takes 40 to 80 MiB and less than a hundredth of a core.
+        requests={"cpu": "100m", "memory": "128Mi"},
+        # No limit of CPU: a worker that is throttled renews its leases late, and others then run the same occurrences.
+        limits={"memory": "512Mi"},
+    )
+    """Resources of the container of the worker."""
+    tmp_size_limit: Quantity = "1Gi"
+    """Size of /tmp, which is the node's disk. The kubelet evicts a pod that writes more."""
+
+
+DEFAULT_WORKERS: Final = WorkerSettings()
+
+
 class OperatorSettings(Model):
     """All of them."""
 
@@ -175,6 +217,8 @@ class OperatorSettings(Model):
     """Memory for all records of one backend, about."""
     record_mebibytes: int = Field(default=192, ge=1, le=65_536)
     """Memory for the records of all backends together, about. The namespace with the most gives way to one with fewer."""
+    workers: WorkerSettings = DEFAULT_WORKERS
+    """Defaults of the pods of all pools. A change restarts the workers that it concerns."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080
