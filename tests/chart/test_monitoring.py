@@ -560,5 +560,5 @@ def test_panels_of_the_dashboard_have_a_place_and_a_number_each(helm: Helm):
 def test_nothing_of_prometheus_or_grafana_is_made_unless_it_is_asked_for(helm: Helm):
     rendering = render(helm, ONE_BACKEND)
 
-    assert not {"ServiceMonitor", "PodMonitor", "PrometheusRule", "NetworkPolicy"} & rendering.kinds
+    assert not {"ServiceMonitor", "PodMonitor", "PrometheusRule"} & rendering.kinds
     assert len(rendering.all("ConfigMap")) == 1

@@ -59,7 +59,11 @@ EVERYTHING = {
     "networkPolicy": {
         "enabled": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
-        "egress": {"enabled": True},
+        "egress": {"enabled": True, "to": [{"cidr": "10.1.2.3/32", "ports": [6443]}]},
+        "workers": {
+            "namespaces": ["orders", "shop"],
+            "egress": {"enabled": True, "to": [{"namespace": "databases"}]},
+        },
         "extraIngress": [{"ports": [{"port": 1}]}],
         "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
         "extraBackendIngress": [{"from": [{"podSelector": {}}]}],
@@ -104,6 +108,7 @@ MORE = {
         "rbac": {"create": False},
         "serviceAccount": {"create": False, "name": "mine"},
         "resources": {},
+        "networkPolicy": {"enabled": False},
     },
 }
 MATRIX = [

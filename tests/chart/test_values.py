@@ -138,7 +138,7 @@ def test_nothing_is_open_but_what_is_handed_through_to_kubernetes():
     lists_of_kubernetes = {
         "extraEnvFrom[]", "extraVolumes[]", "extraVolumeMounts[]", "tolerations[]", "topologySpreadConstraints[]",
         "networkPolicy.metricsFrom[]", "networkPolicy.extraIngress[]", "networkPolicy.extraEgress[]",
-        "networkPolicy.extraBackendIngress[]", "extraEnv[].valueFrom",
+        "networkPolicy.extraBackendIngress[]", "networkPolicy.egress.dns[]", "extraEnv[].valueFrom",
     }  # fmt: skip
 
     assert set(_open(SCHEMA, "")) == handed_through | lists_of_kubernetes | {"global"}
