@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyncette.controller.settings import DEFAULT_WORKERS, WorkerSettings
+from pyncette.controller.settings import DEFAULT_WORKERS, OperatorSettings, WorkerSettings
 from tests.chart.rendering import EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, merged, render
 from tests.servers.tools import Helm
 
@@ -140,6 +140,8 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
         "health": 8080,
         "metrics": 9090,
+        "metricsCertificate": "",
+        "metricsAuthentication": False,
         "logFormat": "text",
         "logLevel": "DEBUG",
     }
@@ -180,6 +182,32 @@ def test_without_metrics_no_port_is_open_for_them_and_the_operator_knows(helm: H
     assert rendering.settings["metrics"] == 0
     assert [port["name"] for port in rendering.container["ports"]] == ["health"]
     assert not rendering.all("Service")
+
+
+def test_the_certificate_of_the_metrics_is_mounted_and_the_operator_told_where(helm: Helm):
+    rendering = render(helm, ONE_BACKEND, {"metrics": {"tls": {"secretName": "metrics-tls"}}})
+
+    (settings, _) = rendering.pod["spec"]["volumes"]
+    assert {
+        "secret": {
+            "name": "metrics-tls",
+            "items": [
+                {"key": "tls.crt", "path": "metrics/tls.crt"},
+                {"key": "tls.key", "path": "metrics/tls.key"},
+            ],
+        }
+    } in settings["projected"]["sources"]
+    (mount, _) = rendering.container["volumeMounts"]
+    assert rendering.settings["metricsCertificate"] == f"{mount['mountPath']}/metrics"
+    assert rendering.settings["ownSecrets"] == ["metrics-tls"], "pools in its namespace must not mount it"
+
+
+def test_the_operator_is_told_to_ask_readers_of_metrics_for_a_token(helm: Helm):
+    values = {"metrics": {"tls": {"secretName": "metrics-tls"}, "authentication": {"enabled": True}}}
+
+    settings = OperatorSettings.model_validate(render(helm, ONE_BACKEND, values).settings)
+
+    assert settings.metrics_authentication
 
 
 def test_the_metrics_of_an_operator_that_is_not_ready_are_served_too(helm: Helm):

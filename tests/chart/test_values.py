@@ -116,6 +116,10 @@ def test_what_kubernetes_or_the_operator_would_refuse_later_is_refused_now(helm:
             merged(ONE_BACKEND, {"serviceMonitor": {"enabled": True}, "metrics": {"enabled": False}}),
             "serviceMonitor.enabled requires metrics.enabled",
         ),
+        (
+            merged(ONE_BACKEND, {"metrics": {"authentication": {"enabled": True}}}),
+            "metrics.authentication.enabled requires metrics.tls.secretName",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused_with_a_sentence(helm: Helm, values, sentence):

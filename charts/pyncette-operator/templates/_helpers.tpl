@@ -155,6 +155,7 @@ pyncette.ownSecrets: the Secrets that the operator's pod reads, but for those of
 {{- range .Values.extraEnvFrom -}}
 {{- $names = append $names (dig "secretRef" "name" "" .) -}}
 {{- end -}}
+{{- $names = append $names .Values.metrics.tls.secretName -}}
 {{- toYaml (dict "names" (without (uniq $names) "")) -}}
 {{- end -}}
 
@@ -171,6 +172,8 @@ pyncette.settings: the settings file of the operator. Without releaseNamespace, 
 {{- $_ := set $settings "ownSecrets" (include "pyncette.ownSecrets" . | fromYaml).names -}}
 {{- $_ := set $settings "health" 8080 -}}
 {{- $_ := set $settings "metrics" (ternary 9090 0 .Values.metrics.enabled) -}}
+{{- $_ := set $settings "metricsCertificate" (ternary "" "/etc/pyncette/metrics" (empty .Values.metrics.tls.secretName)) -}}
+{{- $_ := set $settings "metricsAuthentication" .Values.metrics.authentication.enabled -}}
 {{- toYaml $settings -}}
 {{- end -}}
 
@@ -291,6 +294,9 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- if not (has . $alerts) -}}
 {{- fail (printf "unknown alert %q in prometheusRule.disabled. Valid alerts: %s." . (join ", " $alerts)) -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.metrics.authentication.enabled (not .Values.metrics.tls.secretName) -}}
+{{- fail "metrics.authentication.enabled requires metrics.tls.secretName, so that the tokens of readers are encrypted: pass the name of a Secret with a certificate (tls.crt, tls.key, ca.crt)." -}}
 {{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
 {{- fail "serviceMonitor.enabled requires metrics.enabled, which is false." -}}

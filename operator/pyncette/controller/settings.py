@@ -225,6 +225,10 @@ class OperatorSettings(Model):
     """Port of /healthz and /readyz."""
     metrics: Port = 9090
     """Port of /metrics; 0: none."""
+    metrics_certificate: str = Field(default="", max_length=4096)
+    """Folder with tls.crt and tls.key, as they are mounted, for metrics over TLS; empty: without TLS."""
+    metrics_authentication: bool = False
+    """Whether to show metrics only to accounts that may get the non-resource URL /metrics, by their bearer tokens."""
     log_format: Literal["text", "json"] = "json"
     """How lines of the log are written."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -243,6 +247,12 @@ class OperatorSettings(Model):
             message="is required with allowPoolsInReleaseNamespace, so that no pool runs as the operator's ServiceAccount",
             holds=lambda self: bool(self.pod_service_account) or not self.allow_pools_in_release_namespace,
             blames=("pod_service_account",),
+        ),
+        Rule(
+            cel="",
+            message="requires metricsCertificate: without TLS, the tokens of readers could be read on the network",
+            holds=lambda self: bool(self.metrics_certificate) or not self.metrics_authentication,
+            blames=("metrics_authentication",),
         ),
         Rule(
             cel="",
