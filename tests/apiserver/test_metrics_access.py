@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from contextlib import asynccontextmanager, closing
 from http.client import HTTPSConnection
 
@@ -13,12 +14,15 @@ from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
 from pyncette.controller.settings import OperatorSettings
 from tests.apiserver.admission import IN_EFFECT_SECONDS_MAX, installed
+from tests.apiserver.operating import OperatorProcess
 from tests.servers.certificates import make_certificate
 from tests.servers.tools import Helm
 
 pytestmark = pytest.mark.cluster
 
 VALUES = {"metrics": {"tls": {"secretName": "metrics-tls"}, "authentication": {"enabled": True}}}
+
+READY_SECONDS_MAX = 120
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,16 @@ def folder(tmp_path):
     return tmp_path
 
 
+def read_metrics(folder, port, token):
+    """Return the status of the answer, and whether it has metrics."""
+    context = ssl.create_default_context(cafile=folder / "tls.crt")
+    with closing(HTTPSConnection("localhost", port, timeout=20, context=context)) as connection:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        connection.request("GET", "/metrics", headers=headers)
+        answer = connection.getresponse()
+        return answer.status, b"# TYPE" in answer.read()
+
+
 @asynccontextmanager
 async def served(folder, kubeconfig, **options):
     """Serve metrics with the credentials of *kubeconfig*, and yield a function that reads them."""
@@ -48,18 +62,9 @@ async def served(folder, kubeconfig, **options):
     )
     registry = CollectorRegistry()
     Counter("writes", "Writes", registry=registry).inc()
-    context = ssl.create_default_context(cafile=folder / "tls.crt")
-
-    def read(token):
-        with closing(HTTPSConnection("localhost", server.port, timeout=20, context=context)) as connection:
-            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-            connection.request("GET", "/metrics", headers=headers)
-            answer = connection.getresponse()
-            return answer.status, b"writes_total" in answer.read()
-
     async with Kubernetes(Credentials(str(kubeconfig)), **options) as api:
         with operator_metrics(settings, api, registry) as server:
-            yield lambda token: asyncio.to_thread(read, token)
+            yield lambda token: asyncio.to_thread(read_metrics, folder, server.port, token)
 
 
 @pytest.fixture
@@ -132,3 +137,22 @@ async def test_while_the_api_server_hangs_nobody_new_is_let_in(own_apiserver, fo
         with own_apiserver.frozen():
             assert await read(own_apiserver.token) == (503, False)
         assert await answer_other_than(503, read, own_apiserver.token) == (200, True)
+
+
+def test_the_process_of_the_operator_asks_for_a_token_and_answers_probes_without_one(
+    apiserver, release, folder
+):
+    kubeconfig = apiserver.kubeconfig_of(apiserver.token_of(release.namespace, release.account))
+    settings = {
+        "releaseNamespace": release.namespace,
+        "metricsCertificate": str(folder),
+        "metricsAuthentication": True,
+    }
+    with OperatorProcess(folder, kubeconfig, f"sqlite:///{folder}/tasks.db", **settings) as operator:
+        end = time.monotonic() + READY_SECONDS_MAX
+        while not operator.is_ready():
+            assert time.monotonic() < end, operator.log.read_text()
+            time.sleep(0.2)
+
+        assert read_metrics(folder, operator.metrics_port, None) == (401, False)
+        assert read_metrics(folder, operator.metrics_port, apiserver.token) == (200, True)
