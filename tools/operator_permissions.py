@@ -11,7 +11,8 @@ HEAD = """\
 # Made from operator/pyncette/controller/permissions.py by `make generate`.
 #
 # namespace: in each namespace that is watched. release: in that of the release. cluster: in the cluster, if all of its
-# namespaces are watched. selector: the same, if a backend has a selector of namespaces.
+# namespaces are watched. selector: the same, if a backend has a selector of namespaces. metrics: in the cluster, if
+# readers of the metrics have to show a token.
 """
 
 

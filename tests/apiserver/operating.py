@@ -144,6 +144,10 @@ class OperatorProcess(Process):
         own = {"KUBECONFIG": str(kubeconfig)}
         super().__init__(command, folder / "operator.log", own | dict(environment or {}))
 
+    @property
+    def metrics_port(self) -> int:
+        return self._metrics
+
     def metrics(self) -> Scrape:
         """What it measures of itself; nothing while it does not serve that."""
         try:

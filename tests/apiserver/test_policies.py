@@ -125,14 +125,15 @@ def test_who_requests_a_run_is_recorded_and_nobody_can_write_another_name(apiser
     assert AUTHOR not in apiserver.admin.create(task(tenant, "quiet"))["metadata"].get("annotations", {})
 
 
-def test_the_quota_is_accepted_as_it_is(apiserver, namespace):
-    (quota,) = documents("quota.yaml")
+@pytest.mark.parametrize("file", ["quota.yaml", "network.yaml"])
+def test_a_file_for_a_namespace_is_accepted_as_it_is(apiserver, namespace, file):
+    (given,) = documents(file)
 
     made = apiserver.admin.create(
-        {**quota, "metadata": {**quota["metadata"], "namespace": namespace}}, dryRun="All"
+        {**given, "metadata": {**given["metadata"], "namespace": namespace}}, dryRun="All"
     )
 
-    assert made["spec"] == quota["spec"]
+    assert made["spec"] == given["spec"]
 
 
 def test_for_namespaced_mode_the_administrator_creates_the_same_policies(apiserver, helm, namespace):

@@ -113,7 +113,7 @@ def test_data_in_the_pod_are_asked_for_and_warned_of(helm: Helm):
     values = embedded(emptyDir=True)
 
     assert not render(helm, values).all("PersistentVolumeClaim")
-    assert _data(render(helm, values)) == {"emptyDir": {}}
+    assert _data(render(helm, values)) == {"emptyDir": {"sizeLimit": "8Gi"}}
     assert "WARNING: backend.embedded.emptyDir" in helm.notes(CHART, values)
     assert "WARNING" not in helm.notes(CHART, EMBEDDED)
 

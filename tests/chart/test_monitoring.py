@@ -493,6 +493,42 @@ def test_the_monitor_of_the_operator_finds_its_service(helm: Helm):
     assert [port["name"] for port in service["spec"]["ports"]] == ["metrics"]
 
 
+SECURE: Object = {"metrics": {"tls": {"secretName": "metrics-tls"}, "authentication": {"enabled": True}}}
+
+
+def test_the_monitor_verifies_the_certificate_and_sends_the_token_of_prometheus(helm: Helm):
+    (endpoint,) = render(helm, ON, SECURE).one("ServiceMonitor")["spec"]["endpoints"]
+
+    assert endpoint == {
+        "port": "metrics",
+        "path": "/metrics",
+        "interval": "30s",
+        "honorLabels": True,
+        "scheme": "https",
+        "tlsConfig": {
+            "serverName": "pyncette-operator-metrics.pyncette.svc",
+            "ca": {"secret": {"name": "metrics-tls", "key": "ca.crt"}},
+        },
+        "bearerTokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token",
+    }
+    assert render(helm, ON, SECURE).one("Service")["metadata"]["name"] == "pyncette-operator-metrics"
+
+
+def test_the_user_decides_what_the_monitor_trusts_and_which_token_it_sends(helm: Helm):
+    given = {
+        "tlsConfig": {"insecureSkipVerify": True},
+        "authorization": {"credentials": {"name": "token", "key": "token"}},
+    }
+    values = merged(SECURE, {"serviceMonitor": {"endpoint": given}})
+
+    (endpoint,) = render(helm, ON, values).one("ServiceMonitor")["spec"]["endpoints"]
+
+    assert {name: endpoint.get(name) for name in (*given, "bearerTokenFile")} == {
+        **given,
+        "bearerTokenFile": None,
+    }
+
+
 def test_metrics_of_a_pool_keep_its_namespace_unless_a_user_wants_it_otherwise(helm: Helm):
     def honors_labels(*values: Object) -> bool:
         (endpoint,) = render(helm, ON, *values).one("ServiceMonitor")["spec"]["endpoints"]
@@ -560,5 +596,5 @@ def test_panels_of_the_dashboard_have_a_place_and_a_number_each(helm: Helm):
 def test_nothing_of_prometheus_or_grafana_is_made_unless_it_is_asked_for(helm: Helm):
     rendering = render(helm, ONE_BACKEND)
 
-    assert not {"ServiceMonitor", "PodMonitor", "PrometheusRule", "NetworkPolicy"} & rendering.kinds
+    assert not {"ServiceMonitor", "PodMonitor", "PrometheusRule"} & rendering.kinds
     assert len(rendering.all("ConfigMap")) == 1

@@ -111,3 +111,30 @@ def test_the_notes_name_the_secret_that_workers_need_in_each_namespace(helm: Hel
 
     assert "The backend default can be used by pools in orders, reports." in notes
     assert "Secret pyncette-backend with the key url" in notes
+
+
+@pytest.mark.parametrize("values", [ONE_BACKEND, TWO_NAMESPACES])
+def test_the_role_for_readers_of_metrics_in_the_notes_is_one_of_the_chart(helm: Helm, values):
+    metrics = {"tls": {"secretName": "metrics-tls"}, "authentication": {"enabled": True}}
+    values = merged(values, {"metrics": metrics})
+
+    (role,) = re.findall(r"--clusterrole=(\S+)", helm.notes(CHART, values))
+
+    assert role in {one["metadata"]["name"] for one in render(helm, values).all("ClusterRole")}
+    assert "--clusterrole" not in helm.notes(
+        CHART, merged(values, {"metrics": {"authentication": {"enabled": False}}})
+    )
+
+
+def test_the_notes_say_in_which_namespaces_workers_are_open(helm: Helm):
+    listed = {"networkPolicy": {"workers": {"namespaces": ["shop"]}}}
+    off = {"networkPolicy": {"enabled": False}}
+
+    def notes(*values: Object) -> str:
+        return " ".join(helm.notes(CHART, merged(*values)).split())
+
+    assert "Workers in all namespaces are open" in notes(ONE_BACKEND)
+    assert "to workers in shop. Workers in other namespaces are open" in notes(ONE_BACKEND, listed)
+    assert "to workers in orders, reports." in notes(TWO_NAMESPACES)
+    assert "are open" not in notes(TWO_NAMESPACES)
+    assert "NetworkPolicies" not in notes(ONE_BACKEND, off)

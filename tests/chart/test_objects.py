@@ -8,7 +8,10 @@ import yaml
 from kubernetes_validate import validate
 
 from pyncette import __version__
+from pyncette.controller.workloads.pod_template import pool_labels
+from pyncette.resources.pool import PyncetteWorkerPool
 from tests.chart.rendering import CHART, EMBEDDED, ONE_BACKEND, ROOT, TWO_NAMESPACES, Rendering, render
+from tests.resources import manifest
 from tests.servers.tools import Helm
 
 pytestmark = pytest.mark.cluster
@@ -51,7 +54,11 @@ EVERYTHING = {
     "topologySpreadConstraints": [
         {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
     ],
-    "metrics": {"service": {"annotations": {"prometheus.io/scrape": "true"}, "labels": {"e": "5"}}},
+    "metrics": {
+        "tls": {"secretName": "metrics-tls"},
+        "authentication": {"enabled": True},
+        "service": {"annotations": {"prometheus.io/scrape": "true"}, "labels": {"e": "5"}},
+    },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "podMonitor": {"enabled": True},
     "prometheusRule": {"enabled": True},
@@ -59,7 +66,11 @@ EVERYTHING = {
     "networkPolicy": {
         "enabled": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
-        "egress": {"enabled": True},
+        "egress": {"enabled": True, "to": [{"cidr": "10.1.2.3/32", "ports": [6443]}]},
+        "workers": {
+            "namespaces": ["orders", "shop"],
+            "egress": {"enabled": True, "to": [{"namespace": "databases"}]},
+        },
         "extraIngress": [{"ports": [{"port": 1}]}],
         "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
         "extraBackendIngress": [{"from": [{"podSelector": {}}]}],
@@ -104,6 +115,7 @@ MORE = {
         "rbac": {"create": False},
         "serviceAccount": {"create": False, "name": "mine"},
         "resources": {},
+        "networkPolicy": {"enabled": False},
     },
 }
 MATRIX = [
@@ -267,6 +279,11 @@ def test_selectors_match_the_pods_that_they_are_for_and_no_others(helm: Helm):
     pods = {
         "operator": rendering.pod["metadata"]["labels"],
         "postgresql": rendering.one("StatefulSet")["spec"]["template"]["metadata"]["labels"],
+        "workers": pool_labels(
+            PyncetteWorkerPool.model_validate(
+                manifest("PyncetteWorkerPool", "default", image="i", module="m")
+            )
+        ),
     }
 
     for one in [*rendering.all("Service"), *rendering.all("NetworkPolicy"), *rendering.all("Deployment")]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyncette.controller.settings import DEFAULT_WORKERS, OperatorSettings, WorkerSettings
 from tests.chart.rendering import EMBEDDED, ONE_BACKEND, TWO_NAMESPACES, merged, render
 from tests.servers.tools import Helm
 
@@ -75,6 +76,7 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
             "recordMebibytes": 32,
             "perNamespace": {"passes": 4},
             "allowPoolsInReleaseNamespace": True,
+            "workers": {"resources": {"limits": {"memory": "1Gi"}}, "tmpSizeLimit": "2Gi"},
             "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
             "logFormat": "text",
             "logLevel": "DEBUG",
@@ -130,13 +132,35 @@ def test_its_settings_are_those_of_the_values_in_full(helm: Helm):
         "recordMebibytes": 32,
         "perNamespace": {"passes": 4},
         "allowPoolsInReleaseNamespace": True,
+        "workers": {
+            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+            "tmpSizeLimit": "2Gi",
+        },
         "ownSecrets": ["ca", "token", "env"],
         "sweep": {"confirm": 1_000_000, "sharePercent": 0, "least": 0},
         "health": 8080,
         "metrics": 9090,
+        "metricsCertificate": "",
+        "metricsAuthentication": False,
         "logFormat": "text",
         "logLevel": "DEBUG",
     }
+
+
+def test_the_defaults_of_workers_are_those_of_the_operator(helm: Helm):
+    workers = WorkerSettings.model_validate(render(helm, ONE_BACKEND).settings["workers"])
+
+    assert workers == DEFAULT_WORKERS
+
+
+@pytest.mark.parametrize(
+    ("resources", "settings"),
+    [(None, {}), ({"limits": None}, {"requests": {"cpu": "100m", "memory": "128Mi"}})],
+)
+def test_resources_of_workers_can_be_left_to_the_namespace(helm: Helm, resources, settings):
+    rendering = render(helm, ONE_BACKEND, {"settings": {"workers": {"resources": resources}}})
+
+    assert rendering.settings["workers"]["resources"] == settings
 
 
 def test_numbers_in_the_settings_stay_whole_numbers_and_text_stays_text(helm: Helm):
@@ -158,6 +182,32 @@ def test_without_metrics_no_port_is_open_for_them_and_the_operator_knows(helm: H
     assert rendering.settings["metrics"] == 0
     assert [port["name"] for port in rendering.container["ports"]] == ["health"]
     assert not rendering.all("Service")
+
+
+def test_the_certificate_of_the_metrics_is_mounted_and_the_operator_told_where(helm: Helm):
+    rendering = render(helm, ONE_BACKEND, {"metrics": {"tls": {"secretName": "metrics-tls"}}})
+
+    (settings, _) = rendering.pod["spec"]["volumes"]
+    assert {
+        "secret": {
+            "name": "metrics-tls",
+            "items": [
+                {"key": "tls.crt", "path": "metrics/tls.crt"},
+                {"key": "tls.key", "path": "metrics/tls.key"},
+            ],
+        }
+    } in settings["projected"]["sources"]
+    (mount, _) = rendering.container["volumeMounts"]
+    assert rendering.settings["metricsCertificate"] == f"{mount['mountPath']}/metrics"
+    assert rendering.settings["ownSecrets"] == ["metrics-tls"], "pools in its namespace must not mount it"
+
+
+def test_the_operator_is_told_to_ask_readers_of_metrics_for_a_token(helm: Helm):
+    values = {"metrics": {"tls": {"secretName": "metrics-tls"}, "authentication": {"enabled": True}}}
+
+    settings = OperatorSettings.model_validate(render(helm, ONE_BACKEND, values).settings)
+
+    assert settings.metrics_authentication
 
 
 def test_the_metrics_of_an_operator_that_is_not_ready_are_served_too(helm: Helm):

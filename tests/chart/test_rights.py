@@ -71,6 +71,40 @@ def test_with_namespaces_there_is_a_role_in_each_and_nothing_cluster_wide_at_all
     }
 
 
+AUTHENTICATED: Object = {
+    "metrics": {"tls": {"secretName": "metrics-tls"}, "authentication": {"enabled": True}}
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [(ONE_BACKEND, "pyncette-operator-metrics"), (TWO_NAMESPACES, "pyncette-pyncette-operator-metrics")],
+)
+def test_the_operator_reviews_tokens_and_access_only_for_authenticated_metrics(helm: Helm, values, name):
+    rendering = render(helm, values, AUTHENTICATED)
+    (role,) = [one for one in rendering.all("ClusterRole") if one["metadata"]["name"] == name]
+    (binding,) = [one for one in rendering.all("ClusterRoleBinding") if one["metadata"]["name"] == name]
+
+    assert grants(role["rules"]) == of_the_table(Scope.METRICS)
+    assert binding["roleRef"]["name"] == name
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": "pyncette-operator", "namespace": "pyncette"}
+    ]
+    reviewing = {"tokenreviews", "subjectaccessreviews"}
+    for other in (values, {**values, "metrics": {"tls": {"secretName": "metrics-tls"}}}):
+        assert not [rule for rule in render(helm, other).rules() if reviewing & set(rule["resources"])]
+
+
+def test_a_reader_of_metrics_is_bound_to_a_role_that_allows_nothing_else(helm: Helm):
+    rendering = render(helm, ONE_BACKEND, AUTHENTICATED)
+    (reader,) = [one for one in rendering.all("ClusterRole") if one["metadata"]["name"].endswith("-reader")]
+
+    assert reader["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+    assert reader["metadata"]["name"] not in {
+        one["roleRef"]["name"] for one in rendering.all("ClusterRoleBinding")
+    }
+
+
 def test_a_namespace_that_is_watched_and_is_that_of_the_release_has_one_role(helm: Helm):
     rendering = render(helm, TWO_NAMESPACES, namespace="orders")
 

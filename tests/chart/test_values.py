@@ -116,6 +116,10 @@ def test_what_kubernetes_or_the_operator_would_refuse_later_is_refused_now(helm:
             merged(ONE_BACKEND, {"serviceMonitor": {"enabled": True}, "metrics": {"enabled": False}}),
             "serviceMonitor.enabled requires metrics.enabled",
         ),
+        (
+            merged(ONE_BACKEND, {"metrics": {"authentication": {"enabled": True}}}),
+            "metrics.authentication.enabled requires metrics.tls.secretName",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused_with_a_sentence(helm: Helm, values, sentence):
@@ -133,12 +137,12 @@ def test_nothing_is_open_but_what_is_handed_through_to_kubernetes():
     handed_through = {
         "affinity", "backend.embedded.podSecurityContext", "backend.embedded.resources",
         "backend.embedded.securityContext", "podMonitor.endpoint", "podSecurityContext", "resources", "securityContext",
-        "serviceMonitor.endpoint",
+        "serviceMonitor.endpoint", "settings.workers.resources",
     }  # fmt: skip
     lists_of_kubernetes = {
         "extraEnvFrom[]", "extraVolumes[]", "extraVolumeMounts[]", "tolerations[]", "topologySpreadConstraints[]",
         "networkPolicy.metricsFrom[]", "networkPolicy.extraIngress[]", "networkPolicy.extraEgress[]",
-        "networkPolicy.extraBackendIngress[]", "extraEnv[].valueFrom",
+        "networkPolicy.extraBackendIngress[]", "networkPolicy.egress.dns[]", "extraEnv[].valueFrom",
     }  # fmt: skip
 
     assert set(_open(SCHEMA, "")) == handed_through | lists_of_kubernetes | {"global"}
@@ -167,7 +171,7 @@ def test_a_value_that_is_null_takes_a_default_away_and_breaks_nothing(helm: Helm
 
 def _open(schema, path):
     """Yield where the schema lets in what it does not know."""
-    if schema.get("type") == "object":
+    if "object" in (schema.get("type"), *schema.get("type", ())):
         if schema.get("additionalProperties", True) is True:
             yield path
         for name, inner in schema.get("properties", {}).items():

@@ -95,6 +95,10 @@ def test_only_the_namespaces_that_are_listed_are_watched(load):
         ("resyncSeconds: 1", "resyncSeconds: must be at least 5"),
         ("sweep: {confirm: -1}", "sweep.confirm"),
         ("health: 70000", "health: must be at most"),
+        (
+            f"{LEAST}\nmetricsAuthentication: true",
+            "metricsAuthentication: requires metricsCertificate: without TLS, the tokens of readers",
+        ),
         ("logLevel: LOUD", "logLevel"),
         ("[]", "a mapping"),
         ("a: 1\n---\nb: 2", "a mapping"),

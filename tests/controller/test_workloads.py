@@ -243,7 +243,7 @@ def test_a_template_adds_to_the_pods_what_it_says():
 
     assert spec["nodeSelector"] == {"disk": "fast"}
     assert spec["tolerations"] == [{"key": "batch", "operator": "Exists"}]
-    assert worker(template=template)["resources"] == {"limits": {"memory": "1Gi"}}
+    assert worker(template=template)["resources"]["limits"] == {"memory": "1Gi"}
     assert variables(template=template) == {"REGION": "eu"} | variables()
     assert pod(template=template)["metadata"]["labels"] == {"team": "shop"} | pod()["metadata"]["labels"]
 

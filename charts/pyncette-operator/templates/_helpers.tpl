@@ -155,6 +155,7 @@ pyncette.ownSecrets: the Secrets that the operator's pod reads, but for those of
 {{- range .Values.extraEnvFrom -}}
 {{- $names = append $names (dig "secretRef" "name" "" .) -}}
 {{- end -}}
+{{- $names = append $names .Values.metrics.tls.secretName -}}
 {{- toYaml (dict "names" (without (uniq $names) "")) -}}
 {{- end -}}
 
@@ -163,13 +164,91 @@ pyncette.settings: the settings file of the operator. Without releaseNamespace, 
 */}}
 {{- define "pyncette.settings" -}}
 {{- $settings := deepCopy .Values.settings -}}
+{{- /* Without the field, the operator would take its own defaults. */ -}}
+{{- $_ := set $settings.workers "resources" ($settings.workers.resources | default dict) -}}
 {{- $_ := set $settings "clusterId" .Values.clusterId -}}
 {{- $_ := set $settings "namespaces" .Values.namespaces -}}
 {{- $_ := set $settings "backends" (include "pyncette.backends" . | fromYaml).backends -}}
 {{- $_ := set $settings "ownSecrets" (include "pyncette.ownSecrets" . | fromYaml).names -}}
 {{- $_ := set $settings "health" 8080 -}}
 {{- $_ := set $settings "metrics" (ternary 9090 0 .Values.metrics.enabled) -}}
+{{- $_ := set $settings "metricsCertificate" (ternary "" "/etc/pyncette/metrics" (empty .Values.metrics.tls.secretName)) -}}
+{{- $_ := set $settings "metricsAuthentication" .Values.metrics.authentication.enabled -}}
 {{- toYaml $settings -}}
+{{- end -}}
+
+{{/*
+pyncette.workerLabels: what the operator puts on the pods of every pool.
+*/}}
+{{- define "pyncette.workerLabels" -}}
+app.kubernetes.io/name: pyncette-worker
+app.kubernetes.io/managed-by: pyncette-operator
+{{- end -}}
+
+{{/*
+pyncette.workerNamespaces: the namespaces in which the chart creates policies for workers, as {"namespaces": […]}.
+*/}}
+{{- define "pyncette.workerNamespaces" -}}
+{{- toYaml (dict "namespaces" (concat .Values.namespaces .Values.networkPolicy.workers.namespaces | uniq)) -}}
+{{- end -}}
+
+{{/*
+pyncette.policyTypes: the directions that a NetworkPolicy limits. Call with the values of its egress.
+*/}}
+{{- define "pyncette.policyTypes" -}}
+{{- ternary "[Ingress, Egress]" "[Ingress]" .enabled -}}
+{{- end -}}
+
+{{/*
+pyncette.metricsIngress: the rule for those who read metrics; empty if nobody may. Nothing else is let in. The probes of
+the kubelet need no rule: "traffic to and from the node where a Pod is running is always allowed"
+(https://kubernetes.io/docs/concepts/services-networking/network-policies/).
+*/}}
+{{- define "pyncette.metricsIngress" -}}
+{{- with .Values.networkPolicy.metricsFrom -}}
+{{- toYaml (dict "ports" (list (dict "port" "metrics" "protocol" "TCP")) "from" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+pyncette.egress: rules for DNS, the embedded PostgreSQL, and the servers in "to". Call with (dict "root" $ "to" […]).
+*/}}
+{{- define "pyncette.egress" -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+  {{- with .root.Values.networkPolicy.egress.dns }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- if .root.Values.backend.embedded.enabled }}
+- ports:
+    - {port: 5432, protocol: TCP}
+  to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .root.Release.Namespace | quote }}
+      podSelector:
+        matchLabels:
+          {{- include "pyncette.selectorLabels" (dict "root" .root "component" "postgresql") | nindent 10 }}
+{{- end }}
+{{- range .to }}
+- to:
+    {{- if .cidr }}
+    - ipBlock:
+        cidr: {{ .cidr | quote }}
+    {{- else }}
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .namespace | quote }}
+    {{- end }}
+  {{- with .ports }}
+  ports:
+    {{- range . }}
+    - {port: {{ . | int64 }}, protocol: TCP}
+    {{- end }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -216,8 +295,24 @@ pyncette.checked: nothing, or a sentence on what is wrong with values that each 
 {{- fail (printf "unknown alert %q in prometheusRule.disabled. Valid alerts: %s." . (join ", " $alerts)) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.metrics.authentication.enabled (not .Values.metrics.tls.secretName) -}}
+{{- fail "metrics.authentication.enabled requires metrics.tls.secretName, so that the tokens of readers are encrypted: pass the name of a Secret with a certificate (tls.crt, tls.key, ca.crt)." -}}
+{{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
 {{- fail "serviceMonitor.enabled requires metrics.enabled, which is false." -}}
+{{- end -}}
+{{- with .Values.networkPolicy -}}
+{{- if and .enabled .egress.enabled (not (concat .egress.to .extraEgress)) -}}
+{{- fail "networkPolicy.egress.enabled would cut off the operator from the API server. List the address of the API server and the backends in networkPolicy.egress.to, each with a cidr or a namespace, and its ports." -}}
+{{- end -}}
+{{- if and .enabled .workers.egress.enabled -}}
+{{- if not (include "pyncette.workerNamespaces" $ | fromYaml).namespaces -}}
+{{- fail "networkPolicy.workers.egress has no effect: the chart knows no namespace of workers. List the namespaces in networkPolicy.workers.namespaces." -}}
+{{- end -}}
+{{- if not (or .workers.egress.to $.Values.backend.embedded.enabled) -}}
+{{- fail "networkPolicy.workers.egress.enabled would cut off the workers from their backend. List its address in networkPolicy.workers.egress.to, with a cidr or a namespace, and its ports." -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- with .Values.backend.embedded -}}
 {{- if .enabled -}}

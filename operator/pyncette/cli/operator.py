@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from pyncette.cli.failures import ExitCode, Failure, first_of
+from pyncette.cli.operator_metrics import operator_metrics
 from pyncette.controller.cluster.api import KUBE_SYSTEM, TASKS, Api, ApiError, ApiUnavailableError
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
@@ -20,7 +21,6 @@ from pyncette.controller.metrics import FORBIDDEN
 from pyncette.controller.service import Operator, OperatorError
 from pyncette.controller.settings import OperatorSettings
 from pyncette.telemetry.health import HealthServer
-from pyncette.telemetry.metrics import MetricsServer
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,7 @@ async def _work(settings: OperatorSettings) -> None:
             watching = asyncio.Event()
             async with contextlib.AsyncExitStack() as stack:
                 if settings.metrics:
-                    metrics = MetricsServer(None, settings.metrics, operator.metrics.registry)
-                    stack.enter_context(metrics)
+                    stack.enter_context(operator_metrics(settings, api, operator.metrics.registry))
                 working = await stack.enter_async_context(asyncio.TaskGroup())
                 working.create_task(watch.run(api, watching.set))
                 if settings.namespaces:

@@ -29,6 +29,8 @@ class Scope(StrEnum):
     """In the whole cluster. Granted only if all namespaces are watched."""
     SELECTOR = "selector"
     """In the whole cluster, too. Granted only if a backend has a selector of namespaces."""
+    METRICS = "metrics"
+    """In the cluster, whichever namespaces are watched, and only if readers of the metrics have to show a token."""
 
 
 class Permission(NamedTuple):
@@ -95,6 +97,20 @@ PERMISSIONS: Final = (
         ("list",),
         "The namespaces that the selector of a backend selects.",
         Scope.SELECTOR,
+    ),
+    Permission(
+        "authentication.k8s.io",
+        ("tokenreviews",),
+        ("create",),
+        "The API server tells whose token a reader of the metrics shows.",
+        Scope.METRICS,
+    ),
+    Permission(
+        "authorization.k8s.io",
+        ("subjectaccessreviews",),
+        ("create",),
+        "The API server tells whether that account may read them.",
+        Scope.METRICS,
     ),
 )
 """

@@ -127,6 +127,7 @@ class Operator:
             self._mirrored,
             self._statuses,
             ReleaseNamespace.of(settings),
+            settings.workers,
             self._pool_changed,
         )
         self._tasks = Tasks(

@@ -11,6 +11,7 @@ from pydantic import Field
 from pyncette.errors import ConfigurationError
 from pyncette.resources.documents import Document, documents
 from pyncette.resources.modelling import Count, Label, Model, Rule, Subdomain
+from pyncette.resources.quantity import Quantity, number_of
 from pyncette.resources.reading import Refusal, read_settings
 from pyncette.store.backend import Administrator, Backend, Roles
 from pyncette.store.backend_file import read_backend_file
@@ -140,6 +141,47 @@ class NamespaceSettings(Model):
     """Maximum concurrent passes of a namespace, of 32 in all, so that a slow backend of one team does not block the others."""
 
 
+Quantities = dict[Annotated[str, Field(min_length=1, max_length=317)], Quantity]
+
+
+class ResourceSettings(Model):
+    """Requests and limits of a container, by the name of the resource."""
+
+    requests: Quantities = Field(default={}, max_length=20)
+    """What the scheduler reserves on a node."""
+    limits: Quantities = Field(default={}, max_length=20)
+    """What the container may use at most."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="",
+            message="must not exceed the limits",
+            holds=lambda self: all(
+                number_of(request) <= number_of(self.limits.get(name, request))
+                for name, request in self.requests.items()
+            ),
+            blames=("requests",),
+        ),
+    )
+
+
+class WorkerSettings(Model):
+    """Defaults of the workers' pods, which the template of a pool overrides."""
+
+    resources: ResourceSettings = ResourceSettings(
+        # A worker whose handlers do nothing takes 40 to 80 MiB and less than a hundredth of a core.
+        requests={"cpu": "100m", "memory": "128Mi"},
+        # No limit of CPU: a worker that is throttled renews its leases late, and others then run the same occurrences.
+        limits={"memory": "512Mi"},
+    )
+    """Resources of the container of the worker."""
+    tmp_size_limit: Quantity = "1Gi"
+    """Size of /tmp, which is the node's disk. The kubelet evicts a pod that writes more."""
+
+
+DEFAULT_WORKERS: Final = WorkerSettings()
+
+
 class OperatorSettings(Model):
     """All of them."""
 
@@ -175,12 +217,18 @@ class OperatorSettings(Model):
     """Approximate memory for all records of a backend, in MiB."""
     record_mebibytes: int = Field(default=192, ge=1, le=65_536)
     """Approximate memory for the records of all backends, in MiB. The namespace with the most gives way to one with fewer."""
+    workers: WorkerSettings = DEFAULT_WORKERS
+    """Defaults of the pods of all pools. A change restarts the workers that it concerns."""
     sweep: SweepSettings = SweepSettings()
     """About resources that are gone, and were not seen to go."""
     health: Port = 8080
     """Port of /healthz and /readyz."""
     metrics: Port = 9090
     """Port of /metrics; 0: none."""
+    metrics_certificate: str = Field(default="", max_length=4096)
+    """Folder with tls.crt and tls.key, as they are mounted, for metrics over TLS; empty: without TLS."""
+    metrics_authentication: bool = False
+    """Whether to show metrics only to accounts that may get the non-resource URL /metrics, by their bearer tokens."""
     log_format: Literal["text", "json"] = "json"
     """How lines of the log are written."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -199,6 +247,12 @@ class OperatorSettings(Model):
             message="is required with allowPoolsInReleaseNamespace, so that no pool runs as the operator's ServiceAccount",
             holds=lambda self: bool(self.pod_service_account) or not self.allow_pools_in_release_namespace,
             blames=("pod_service_account",),
+        ),
+        Rule(
+            cel="",
+            message="requires metricsCertificate: without TLS, the tokens of readers could be read on the network",
+            holds=lambda self: bool(self.metrics_certificate) or not self.metrics_authentication,
+            blames=("metrics_authentication",),
         ),
         Rule(
             cel="",

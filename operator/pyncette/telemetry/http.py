@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from pyncette.errors import ConfigurationError
+from pyncette.telemetry.certificate import ServerCertificate
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +85,19 @@ class HttpServer:
 
     It listens on *port* of *host*, or of all addresses if *host* is None or empty; port 0 takes a free one. *content*
     says in errors what could not be served. *answer* is called from the threads. To enter it raises ConfigurationError
-    if it cannot listen there.
+    if it cannot listen there. With a *certificate*, it answers by TLS alone.
     """
 
-    def __init__(self, content: str, host: str | None, port: int, answer: Answer) -> None:
+    def __init__(
+        self,
+        content: str,
+        host: str | None,
+        port: int,
+        answer: Answer,
+        certificate: ServerCertificate | None = None,
+    ) -> None:
         self._content = content
+        self._certificate = certificate
         self._address = (host or "", port)
         self._answer = answer
         self._listeners: list[_Listener] = []
@@ -102,7 +111,7 @@ class HttpServer:
         """Listen, and answer from now on. Raises OSError or OverflowError if it cannot listen."""
         host, port = self._address
         try:
-            self._listeners = _listen(host or all_addresses(), port, self._answer)
+            self._listeners = _listen(host or all_addresses(), port, self._answer, self._certificate)
         except OSError as error:
             raise type(error)(error.errno, self._message(error.strerror or str(error))) from error
         except OverflowError as error:
@@ -158,8 +167,11 @@ def all_addresses() -> str:
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, family: AddressFamily, address: Any, answer: Answer) -> None:
+    def __init__(
+        self, family: AddressFamily, address: Any, answer: Answer, certificate: ServerCertificate | None
+    ) -> None:
         self.address_family = family
+        self._certificate = certificate
         self._free = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(address, partial(_Connection, answer))
 
@@ -186,20 +198,28 @@ class _Listener(ThreadingHTTPServer):
         finally:
             self._free.release()
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        if self._certificate is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(REQUEST_SECONDS)  # of the handshake as a whole
+        with self._certificate.context().wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)
+
     def handle_error(self, *_: Any) -> None:
         error = sys.exception()
         if not isinstance(error, OSError):  # which is a client that disconnected
             logger.error("could not answer an HTTP request", exc_info=error)
 
 
-def _listen(host: str, port: int, answer: Answer) -> list[_Listener]:
+def _listen(host: str, port: int, answer: Answer, certificate: ServerCertificate | None) -> list[_Listener]:
     """Listen on all addresses of *host*, but for those that this machine does not have, unless it has none of them."""
     listeners: list[_Listener] = []
     missing: OSError | None = None
     with ExitStack() as stack:
         for family, (name, _, *scope) in _addresses(host):
             try:
-                listener = _Listener(family, (name, port, *scope), answer)
+                listener = _Listener(family, (name, port, *scope), answer, certificate)
             except OSError as error:
                 if error.errno not in (EADDRNOTAVAIL, EAFNOSUPPORT):
                     raise

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from pyncette._version import __version__
+from pyncette.telemetry.certificate import ServerCertificate
 from pyncette.telemetry.http import HttpServer, Request, Response
 from pyncette.worker.service import Figures
 
@@ -68,13 +69,27 @@ def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"pyncette_worker_{name}", meaning, value=float(value))
 
 
-class MetricsServer(HttpServer):
-    """An HTTP server of the metrics in *registry*."""
+Guard = Callable[[Request], Response | None]
+"""Returns the answer to a request that may not read the metrics; None: it may."""
 
-    def __init__(self, host: str | None, port: int, registry: CollectorRegistry) -> None:
+
+class MetricsServer(HttpServer):
+    """An HTTP server of the metrics in *registry*, for requests that the *guard* lets through."""
+
+    def __init__(
+        self,
+        host: str | None,
+        port: int,
+        registry: CollectorRegistry,
+        guard: Guard | None = None,
+        certificate: ServerCertificate | None = None,
+    ) -> None:
         app = make_wsgi_app(registry)
 
         def answer(request: Request) -> Response:
+            refusal = None if guard is None else guard(request)
+            if refusal is not None:
+                return refusal
             status, headers = HTTPStatus.OK, []
 
             def start_response(line: str, named: list[tuple[str, str]], *_: Any) -> None:
@@ -84,7 +99,7 @@ class MetricsServer(HttpServer):
             body = b"".join(app(_environment(request), start_response))
             return Response(status, body, headers)
 
-        super().__init__("metrics", host, port, answer)
+        super().__init__("metrics", host, port, answer, certificate)
 
 
 def _environment(request: Request) -> dict[str, str]:

@@ -64,6 +64,10 @@ JSON: Final = "application/json"
 APPLY: Final = "application/apply-patch+yaml"
 """JSON is YAML."""
 
+SELF_REVIEWS: Final = Kind(
+    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview"
+)
+
 UNACCEPTABLE: Final = frozenset(
     {
         HTTPStatus.BAD_REQUEST,
@@ -169,15 +173,16 @@ class Kubernetes:
     async def may(self, verb: str, kind: Kind, namespace: str | None) -> bool:
         resource, _, subresource = kind.plural.partition("/")
         asked = {"verb": verb, "group": kind.group, "resource": resource, "subresource": subresource}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {**asked, "namespace": namespace or ""}},
-        }
-        response = await self._request_json(
-            "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
+        response = await self.review(
+            SELF_REVIEWS, {"resourceAttributes": {**asked, "namespace": namespace or ""}}
         )
-        return bool(response["status"]["allowed"])
+        return bool(response["allowed"])
+
+    async def review(self, kind: Kind, spec: Manifest) -> Manifest:
+        """Have the API server answer a question, and return the status of the response. Raises ApiError."""
+        asked = {"apiVersion": kind.api_version, "kind": kind.name, "spec": spec}
+        status: Manifest = (await self._request_json("POST", _path(kind, None), body=asked))["status"]
+        return status
 
     async def uid_of_namespace(self, name: str) -> str:
         uid: str = (await self._namespace(name))["metadata"]["uid"]

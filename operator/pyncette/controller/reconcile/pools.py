@@ -25,7 +25,7 @@ from pyncette.controller.cluster.objects import Objects, read_whole
 from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.reconcile.backends import Backends, OpenBackend
 from pyncette.controller.reconcile.mirrored import Mirrored
-from pyncette.controller.settings import BackendSettings
+from pyncette.controller.settings import BackendSettings, WorkerSettings
 from pyncette.controller.status.conditions import STALLED, condition_of
 from pyncette.controller.status.differences import Difference, differs, read_status
 from pyncette.controller.status.events import Regarding
@@ -88,6 +88,7 @@ class Pools:
         mirrored: Mirrored,
         statuses: Statuses,
         release_namespace: ReleaseNamespace,
+        workers: WorkerSettings,
         changed: Callable[[ObjectName], None],
     ) -> None:
         self._cluster_id = cluster_id
@@ -97,6 +98,7 @@ class Pools:
         self._mirrored = mirrored
         self._statuses = statuses
         self._release_namespace = release_namespace
+        self._workers = workers
         self._changed = changed
         self._observed: dict[ObjectName, ObservedPool] = {}
         """The last state of each pool that its tasks were reconciled with."""
@@ -235,7 +237,8 @@ class Pools:
         refused = self._release_namespace.refusal(pool)
         if refused is not None:
             return refused
-        made = workloads_of(pool, pool_backend(settings), realm_of(self._cluster_id, *name))
+        realm = realm_of(self._cluster_id, *name)
+        made = workloads_of(pool, pool_backend(settings), realm, self._workers)
         if isinstance(made, Refusal) or made.deployment is None:
             return made
         return self._release_namespace.refusal_of(made.deployment) or made

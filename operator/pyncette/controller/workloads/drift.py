@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import InvalidOperation
 from hashlib import blake2b
 from typing import Any, Final
 
 from pyncette.controller.cluster.api import Manifest
+from pyncette.resources.quantity import number_of
 from pyncette.resources.resource import GROUP
 
 APPLIED: Final = f"{GROUP}/applied"
@@ -54,16 +55,6 @@ SET_IF_FALSE: Final = frozenset(
     }
 )
 """Fields that mean something else when they are absent. Of most others the API server does not keep a false or a 0."""
-
-SUFFIXES: Final[Mapping[str, Decimal]] = (
-    {"": Decimal(1)}
-    | {name: Decimal(1000) ** -power for power, name in enumerate("mun", start=1)}
-    | {name: Decimal(1000) ** power for power, name in enumerate("kMGTPE", start=1)}
-    | {f"{name}i": Decimal(1024) ** power for power, name in enumerate("KMGTPE", start=1)}
-)
-
-FINEST: Final = Decimal("1e-9")
-"""The API server rounds up finer quantities."""
 
 
 def marked(manifest: Manifest) -> dict[str, Any]:
@@ -130,16 +121,6 @@ def _name(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]:
 
 def _is_same_quantity(actual: Any, wanted: Any) -> bool:
     try:
-        return _quantity(actual) == _quantity(wanted)
+        return number_of(actual) == number_of(wanted)
     except InvalidOperation:
         return bool(actual == wanted)
-
-
-def _quantity(given: Any) -> Decimal:
-    """Return the number that a quantity such as `500m`, `1.5Gi` or `2e3` stands for. Raises InvalidOperation if it is none."""
-    text = str(given).strip()
-    digits = text.rstrip("numkKMGTPEi")
-    suffix = text[len(digits) :]
-    if suffix not in SUFFIXES:
-        raise InvalidOperation
-    return (Decimal(digits) * SUFFIXES[suffix]).quantize(FINEST, ROUND_CEILING)

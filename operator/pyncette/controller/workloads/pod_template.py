@@ -7,8 +7,10 @@ from typing import Any, Final, NamedTuple
 
 from pyncette.controller.cluster.api import Manifest
 from pyncette.controller.reasons import Reason
+from pyncette.controller.settings import DEFAULT_WORKERS, WorkerSettings
 from pyncette.controller.workloads.pod_security import PROBES, Part, Violation, violations
 from pyncette.controller.workloads.strategic_merge import MergeRefusedError, item_named, merge
+from pyncette.controller.workloads.worker_resources import default_resources
 from pyncette.resources.pool import PoolSpec, PyncetteWorkerPool
 from pyncette.resources.reading import Path, Problem, Refusal
 from pyncette.resources.resource import GROUP
@@ -69,9 +71,11 @@ def selector(pool: PyncetteWorkerPool) -> dict[str, str]:
     return {POOL_LABEL: pool.metadata.name}
 
 
-def pod_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> dict[str, Any] | Refusal:
+def pod_template(
+    pool: PyncetteWorkerPool, backend: PoolBackend, realm: str, workers: WorkerSettings = DEFAULT_WORKERS
+) -> dict[str, Any] | Refusal:
     """Return the PodTemplateSpec of a pool, the user's part merged in, or what is wrong with that part."""
-    ours = own_template(pool, backend, realm)
+    ours = own_template(pool, backend, realm, workers)
     theirs = {
         name: part
         for name, part in (("metadata", pool.spec.template.metadata), ("spec", pool.spec.template.spec))
@@ -88,12 +92,14 @@ def pod_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> 
 # --- Ours ------------------------------------------------------------------------------------------------------------
 
 
-def own_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> dict[str, Any]:
+def own_template(
+    pool: PyncetteWorkerPool, backend: PoolBackend, realm: str, workers: WorkerSettings = DEFAULT_WORKERS
+) -> dict[str, Any]:
     """
     Return the PodTemplateSpec without the user's part.
 
-    Nothing in it depends on anything but the pool, its backend and its realm: what changes here restarts every worker
-    of every pool when the operator is upgraded.
+    Nothing in it depends on anything but the pool, its backend, its realm and the settings for *workers*: what changes
+    here restarts every worker of every pool when the operator is upgraded.
     """
     spec = pool.spec
     return {
@@ -113,7 +119,7 @@ def own_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> 
             "topologySpreadConstraints": [
                 _spread(pool, key) for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
             ],
-            "containers": [_worker(spec, backend, realm)],
+            "containers": [_worker(spec, backend, realm, workers)],
             "volumes": [
                 {
                     "name": BACKEND_VOLUME,
@@ -125,7 +131,7 @@ def own_template(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> 
                         "defaultMode": READ_ONLY,
                     },
                 },
-                {"name": "tmp", "emptyDir": {}},
+                {"name": "tmp", "emptyDir": {"sizeLimit": workers.tmp_size_limit}},
             ],
         }
         | _pull_secrets(spec),
@@ -158,10 +164,12 @@ def _spread(pool: PyncetteWorkerPool, topology_key: str) -> dict[str, Any]:
     }
 
 
-def _worker(spec: PoolSpec, backend: PoolBackend, realm: str) -> dict[str, Any]:
+def _worker(spec: PoolSpec, backend: PoolBackend, realm: str, workers: WorkerSettings) -> dict[str, Any]:
     assert spec.image is not None
     assert spec.module is not None
     pull = {} if spec.image_pull_policy is None else {"imagePullPolicy": spec.image_pull_policy}
+    given = _worker_of(Part((), {"spec": spec.template.spec}))
+    resources = default_resources(workers, given.within("resources"))
     return {
         "name": CONTAINER,
         "image": spec.image,
@@ -195,6 +203,7 @@ def _worker(spec: PoolSpec, backend: PoolBackend, realm: str) -> dict[str, Any]:
             "failureThreshold": 3,
             "timeoutSeconds": 5,
         },
+        **({"resources": resources} if resources else {}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

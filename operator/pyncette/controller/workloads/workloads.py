@@ -14,6 +14,7 @@ from pyncette.controller.cluster.api import (
     ObjectName,
 )
 from pyncette.controller.reasons import Reason
+from pyncette.controller.settings import DEFAULT_WORKERS, WorkerSettings
 from pyncette.controller.workloads.drift import marked
 from pyncette.controller.workloads.pod_template import (
     PoolBackend,
@@ -52,14 +53,16 @@ class Workloads(NamedTuple):
                 yield manifest
 
 
-def workloads_of(pool: PyncetteWorkerPool, backend: PoolBackend, realm: str) -> Workloads | Refusal:
+def workloads_of(
+    pool: PyncetteWorkerPool, backend: PoolBackend, realm: str, workers: WorkerSettings = DEFAULT_WORKERS
+) -> Workloads | Refusal:
     """
     Return what *pool* consists of, the same for the same arguments whichever release of the operator is asked, or what
     is wrong with its template.
     """
     if pool.spec.external:
         return Workloads()
-    template = pod_template(pool, backend, realm)
+    template = pod_template(pool, backend, realm, workers)
     if isinstance(template, Refusal):
         return template
     return Workloads(
