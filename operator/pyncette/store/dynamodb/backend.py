@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pyncette.errors import ConfigurationError
-from pyncette.store.backend import Backend, needing
+from pyncette.store.backend import Backend, check_fragment, needing
 from pyncette.store.base import Store
 from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.schema import SHARDS, Table, check_table
@@ -21,15 +21,16 @@ class DynamoBackend(Backend):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        check_fragment(url)
         try:
             parts = urlsplit(url)
             region = parts.hostname
-            is_plain = not (parts.username or parts.password or parts.port or parts.fragment)
+            is_plain = not (parts.username or parts.password or parts.port)
         except ValueError:
             raise ConfigurationError(f"not a valid URL; write {FORM}") from None
         if not is_plain:
             raise ConfigurationError(
-                f"credentials, ports and fragments are not allowed; write {FORM}. Credentials come from the environment,"
+                f"credentials and ports are not allowed; write {FORM}. Credentials come from the environment,"
                 " a profile or a role, as for all AWS programs"
             )
         self._region = region
