@@ -17,9 +17,13 @@ FORM: Final = "dynamodb://REGION/TABLE, such as dynamodb://eu-west-1/pyncette"
 
 
 class DynamoBackend(Backend):
-    """A table in a region. Credentials come from the usual sources of AWS programs, never from the URL."""
+    """
+    A table in a region. Credentials come from the usual sources of AWS programs, never from the URL.
 
-    def __init__(self, url: str) -> None:
+    With *tls_required*, an endpoint that the environment names must have TLS, too.
+    """
+
+    def __init__(self, url: str, *, tls_required: bool = False) -> None:
         super().__init__(url)
         check_fragment(url)
         try:
@@ -38,6 +42,7 @@ class DynamoBackend(Backend):
         if not self._table or "/" in self._table:
             raise ConfigurationError(f"the name of a table is missing; write {FORM}")
         self._options = _options(parts.query)
+        self._tls_required = tls_required
         try:
             check_table(
                 Table(self._table, self._options.get("prefix", ""), self._options.get("shards", SHARDS))
@@ -51,15 +56,24 @@ class DynamoBackend(Backend):
         endpoint = self._options.get("endpoint", "")
         if urlsplit(endpoint).scheme == "http":
             raise tls_refusal("the endpoint in the URL begins with http://", "write https://")
-        if not ca_file or "ca" in self._options:
-            return self
-        return type(self)(with_parameters(self.url, {"ca": ca_file}))
+        own = not ca_file or "ca" in self._options
+        return type(self)(
+            self.url if own else with_parameters(self.url, {"ca": ca_file}),
+            tls_required=True,
+        )
 
     def new_store(self, *, create: bool = True, limits: Limits = LIMITS) -> Store:
         with needing("aioboto3", "DynamoDB", "dynamodb"):
             from pyncette.store.dynamodb.store import DynamoStore  # noqa: PLC0415 - the driver is an extra
 
-        return DynamoStore(self._region, self._table, create=create, limits=limits, **self._options)
+        return DynamoStore(
+            self._region,
+            self._table,
+            create=create,
+            limits=limits,
+            tls_required=self._tls_required,
+            **self._options,
+        )
 
     def __str__(self) -> str:
         endpoint = self._options.get("endpoint")

@@ -8,7 +8,7 @@ import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import asyncpg
 
@@ -222,7 +222,7 @@ def place_of(url: str) -> str:
     return f"PostgreSQL at {match[1]}" if match and match[1] else "PostgreSQL"
 
 
-def _tls_of(url: str) -> ssl.SSLContext | str | None:
+def _tls_of(url: str) -> ssl.SSLContext | Literal["verify-full"] | None:
     """
     Return the TLS settings of *url*; None: those that the driver reads in it.
 

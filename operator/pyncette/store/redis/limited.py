@@ -46,7 +46,7 @@ class _Trusting(SSLBase):
             context = ssl.create_default_context(cafile=given.ca_certs)
             context.check_hostname = given.check_hostname
             context.verify_mode = given.cert_reqs
-            if given.certfile or given.keyfile:
+            if given.certfile:
                 context.load_cert_chain(given.certfile, given.keyfile)
             given.context = context
         await super()._connect()  # type: ignore[no-untyped-call]
