@@ -1,5 +1,7 @@
 """Settings come from options and the environment, and are checked as a whole."""
 
+import json
+
 import pytest
 
 from pyncette.cli.settings import Address, Settings, read_settings
@@ -115,6 +117,59 @@ def test_the_url_alone_decides_about_tls_unless_that_is_configured(tmp_path):
     (tmp_path / "ca.crt").touch()
 
     assert read(backend_file=str(file)).backend.url == "postgresql://u@h/d"
+
+
+@pytest.fixture
+def of_the_operator(tmp_path):
+    """Variables as in the operator's pod, whose settings name the files `a/url`, `b/url` and, for workers, `b/worker-url`."""
+    for name in ("a", "b", "other"):
+        (tmp_path / name).mkdir()
+        for file in ("url", "worker-url"):
+            (tmp_path / name / file).write_text("postgresql://u@h/d")
+        (tmp_path / name / "ca.crt").touch()
+    roles = {"passwordFile": "/password", "workerUrlFile": f"{tmp_path}/b/worker-url"}
+    backends = [
+        {"name": "a", "urlFile": f"{tmp_path}/a/url", "namespaces": ["*"]},
+        {"name": "b", "urlFile": f"{tmp_path}/b/url", "namespaces": ["*"], "tls": "Disabled", "roles": roles},
+    ]
+    (tmp_path / "operator.yaml").write_text(json.dumps({"backends": backends}))
+    return {"PYNCETTE_OPERATOR_CONFIG": f"{tmp_path}/operator.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("file", "query"),
+    [
+        ("a/url", "?sslmode=verify-full&sslrootcert={}/a/ca.crt"),
+        ("other/../a/url", "?sslmode=verify-full&sslrootcert={}/other/../a/ca.crt"),
+        ("b/url", "?sslmode=disable"),
+        ("b/worker-url", "?sslmode=disable"),
+        ("other/url", ""),
+    ],
+)
+def test_the_file_of_a_backend_of_the_operator_is_held_to_the_tls_of_that(
+    tmp_path, of_the_operator, file, query
+):
+    path = f"{tmp_path}/{file}"
+
+    for settings in (
+        read(of_the_operator, backend_file=path),
+        read({**of_the_operator, "PYNCETTE_BACKEND_FILE": path}),
+    ):
+        assert settings.backend.url == f"postgresql://u@h/d{query.format(tmp_path)}"
+
+
+def test_an_option_wins_over_what_the_settings_of_the_operator_demand(tmp_path, of_the_operator):
+    settings = read(of_the_operator, backend_file=f"{tmp_path}/a/url", backend_tls="preferred")
+
+    assert settings.backend.url == "postgresql://u@h/d?sslmode=prefer"
+
+
+def test_a_file_is_not_used_if_the_settings_of_the_operator_cannot_be_read(tmp_path, of_the_operator):
+    (tmp_path / "operator.yaml").write_text("backends: 1")
+
+    message = refusal(of_the_operator, backend_file=f"{tmp_path}/a/url")
+
+    assert message.startswith(f"--backend-file: {tmp_path}/operator.yaml")
 
 
 def test_an_unknown_level_of_tls_is_refused():

@@ -5,14 +5,15 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
 from pyncette.errors import ConfigurationError, StoreError, StoreRefusedError
 from pyncette.store.backend import Backend, read_backend
 from pyncette.store.backend_file import read_backend_file
-from pyncette.store.tls import CA_FILE, Tls
+from pyncette.store.postgres.store import PostgresStore
+from pyncette.store.tls import CA_FILE, Tls, with_parameters
 from pyncette.testing.conformance import a_record, claim, create, instances
 from pyncette.testing.faults import assert_is_one_sentence
 from tests.servers import (
@@ -124,6 +125,54 @@ def test_otherwise_a_url_that_says_anything_is_followed(url, tls, query):
 )
 def test_the_authorities_beside_the_url_are_trusted_unless_the_url_names_others(url, query):
     assert urlsplit(read_backend(url).with_tls(Tls.REQUIRED, "/a b/ca.crt").url).query == query
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter2@h/d#",
+        "postgresql://u:hunter2@h/d#note",
+        "postgresql://u:hunter2@h/d?application_name=jobs#1",
+        "postgresql://u:hunter2@h/d?table_name=t&application_name=jobs#1",
+        "postgresql://u:hunter2#1@h/d",
+        "mysql://u:hunter2@h/d#",
+        "mysql://u:hunter2@h/d?ssl-mode=disabled#",
+        "mysql://u:hunter2#1@h/d",
+        "dynamodb://eu-west-1/tasks#",
+        "dynamodb://eu-west-1/tasks?endpoint=http://h#",
+    ],
+)
+def test_a_url_with_a_fragment_is_refused_since_a_driver_ignores_the_fragment(url):
+    with pytest.raises(ConfigurationError) as told:
+        read_backend(url)
+
+    assert_is_one_sentence(told.value, "the URL has a #", "%23")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://u:p#1@h/0",
+        "rediss://h/0?namespace=a#b",
+        "valkeys+sentinel://h/s#1?namespace=a%23b",
+        "rediss+cluster://u:p#1@h,i?namespace=a#b",
+    ],
+)
+def test_a_url_of_redis_has_no_fragment_and_keeps_its_meaning(url):
+    before = read_backend(url)
+
+    held = before.with_tls(Tls.REQUIRED, "/ca.crt")
+
+    assert held.address.tls_options == {"ssl_ca_certs": "/ca.crt"}
+    assert held.address._replace(tls_options={}) == before.address
+
+
+@pytest.mark.parametrize("url", ["scheme://h/d#", "scheme://h/d#note", "scheme://h/d?a=1#b?c=2#"])
+def test_parameters_are_never_part_of_a_fragment(url):
+    parts = urlsplit(with_parameters(url, {"sslmode": "verify-full"}))
+
+    assert dict(parse_qsl(parts.query))["sslmode"] == "verify-full"
+    assert not parts.fragment
 
 
 def test_a_backend_that_knows_nothing_of_tls_cannot_be_required_to_use_it():
@@ -260,6 +309,14 @@ async def test_a_server_that_the_authorities_of_the_system_vouch_for_is_used(ser
 
     async with backend.new_store() as store:
         assert await store.now()
+
+
+async def test_the_driver_of_postgresql_verifies_the_server_even_if_it_misreads_the_url():
+    with postgres() as server:
+        url = f"{server.url}#?sslmode=verify-full&sslrootcert={server.ca}"
+        with pytest.raises((ConfigurationError, StoreError)):
+            async with PostgresStore(url):
+                pass
 
 
 @pytest.fixture(scope="module")

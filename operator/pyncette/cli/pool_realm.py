@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyncette.cli.failures import ExitCode, Failure
-from pyncette.cli.settings import OPERATOR_CONFIG
+from pyncette.cli.settings import OPERATOR_CONFIG, OPERATOR_FILE
 from pyncette.controller.cluster.api import KUBE_SYSTEM, POOLS, Api, ApiError, Manifest
 from pyncette.controller.cluster.client import Kubernetes
 from pyncette.controller.cluster.credentials import Credentials
-from pyncette.controller.settings import DEFAULT_FILE, OperatorSettings, load_settings
+from pyncette.controller.settings import OperatorSettings, load_settings
 from pyncette.core.suggestions import nearest
 from pyncette.mirror.conversion import realm_of
 from pyncette.store.backend import Backend
@@ -29,7 +29,7 @@ def realm_of_pool(namespace: str, pool: str) -> tuple[Backend, str]:
     """
     if not namespace or not pool:
         raise Failure("--namespace and --pool must not be empty")
-    file = Path(os.environ.get(OPERATOR_CONFIG) or DEFAULT_FILE)
+    file = Path(os.environ.get(OPERATOR_CONFIG) or OPERATOR_FILE)
     if not file.exists():
         raise Failure(
             f"--namespace needs the operator's settings, but {file} was not found: run {IN_THE_POD}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pyncette.core.record import check_realm
@@ -24,6 +24,9 @@ OF_THE_TESTS: Final = "PYNCETTE_TEST_"
 
 OPERATOR_CONFIG: Final = "PYNCETTE_OPERATOR_CONFIG"
 """Variable with the path of the operator's settings."""
+
+OPERATOR_FILE: Final = Path("/etc/pyncette/operator.yaml")
+"""The default of that path."""
 
 CONCURRENCY_MAX: Final = 100_000
 """A larger number is a mistake: a process cannot run that many handlers at the same time."""
@@ -100,7 +103,7 @@ def read_settings(environment: Mapping[str, str], options: Mapping[str, str | No
         if text is None or (option is None and not text.strip()):
             continue  # an empty variable counts as not set
         try:
-            values[setting.name] = _reader(setting, values.get(BACKEND_TLS.name))(text)
+            values[setting.name] = _reader(setting, values.get(BACKEND_TLS.name), environment)(text)
         except ConfigurationError as error:
             faults.append(f"{setting.variable if option is None else setting.option}: {error}")
     if faults:
@@ -129,13 +132,27 @@ def _one_backend(
     return environment, options
 
 
-def _reader(setting: Setting, tls: Tls | None) -> Callable[[str], Any]:
+def _reader(setting: Setting, tls: Tls | None, environment: Mapping[str, str]) -> Callable[[str], Any]:
     """Return what parses the text of *setting*. A backend is held to *tls*, if that is configured."""
     if tls is not None and setting is BACKEND:
         return lambda text: read_backend(text).with_tls(tls)
-    if tls is not None and setting is BACKEND_FILE:
-        return partial(read_backend_file, tls=tls)
+    if setting is BACKEND_FILE:
+        return lambda text: read_backend_file(text, tls or _tls_of_operator(text, environment))
     return setting.read
+
+
+def _tls_of_operator(file: str, environment: Mapping[str, str]) -> Tls | None:
+    """
+    Return the TLS that the operator's settings demand of the backend whose URL is in *file*.
+
+    None: there are no such settings, or they do not name *file*. Raises ConfigurationError if they cannot be read.
+    """
+    config = Path(environment.get(OPERATOR_CONFIG) or OPERATOR_FILE)
+    if not config.exists():
+        return None
+    from pyncette.controller.settings import load_settings  # noqa: PLC0415 - no command but those in its pod waits for it
+
+    return load_settings(config, environment).tls_of(Path(file))
 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
@@ -226,7 +243,8 @@ BACKEND_TLS: Final = Setting(
     "PYNCETTE_BACKEND_TLS",
     _tls,
     "required: verify certificate and host name of the backend, and trust ca.crt beside the file of the backend, if it is there. "
-    "preferred: encrypt if the server can. disabled: do not. By default the URL decides, and it may always ask for more.",
+    "preferred: encrypt if the server can. disabled: do not. By default the operator's settings decide, if they name the file, "
+    "or else the URL. The URL may always ask for more.",
     "LEVEL",
 )
 

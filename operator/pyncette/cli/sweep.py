@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyncette.cli.failures import Failure
+from pyncette.cli.settings import OPERATOR_FILE
 from pyncette.cli.stored import with_store
 from pyncette.controller.reconcile.removal_notice import (
     Notice,
@@ -15,7 +16,7 @@ from pyncette.controller.reconcile.removal_notice import (
     load_notices,
     namespaces_with_notices,
 )
-from pyncette.controller.settings import DEFAULT_FILE, load_settings
+from pyncette.controller.settings import load_settings
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
 
@@ -42,7 +43,7 @@ def backends_of(given: Backend | None, config: Path | None) -> list[Backend]:
     """Return the *given* backend, or those of the operator's settings. Raises ConfigurationError or Failure."""
     if given is not None:
         return [given]
-    path = config or DEFAULT_FILE
+    path = config or OPERATOR_FILE
     if config is None and not path.exists():
         raise Failure(
             f"no backend configured: set PYNCETTE_BACKEND or pass --backend, or run this in the operator's pod, which has {path}"

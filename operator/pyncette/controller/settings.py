@@ -17,8 +17,6 @@ from pyncette.store.backend import Administrator, Backend, Roles
 from pyncette.store.backend_file import read_backend_file
 from pyncette.store.tls import Tls
 
-DEFAULT_FILE: Final = Path("/etc/pyncette/operator.yaml")
-
 ALL_NAMESPACES: Final = "*"
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -101,6 +99,12 @@ class BackendSettings(Model):
     def path(self) -> Path:
         """Where the URL stands."""
         return Path(self.url_file or f"/etc/pyncette/backends/{self.name}/{self.secret_key}")
+
+    @property
+    def places(self) -> set[Path]:
+        """The files of its URLs, that of the workers included, without symbolic links."""
+        files = [self.path, *([Path(self.roles.worker_url_file)] if self.roles else ())]
+        return {file.resolve() for file in files}
 
     def read(self) -> Backend:
         """Return the backend, whose file is read again for each connection. Raises ConfigurationError."""
@@ -274,6 +278,11 @@ class OperatorSettings(Model):
     def backend(self, name: str) -> BackendSettings | None:
         """Return the backend of this name, if there is one."""
         return next((backend for backend in self.backends if backend.name == name), None)
+
+    def tls_of(self, file: Path) -> Tls | None:
+        """Return the encryption of the backend whose URL is in *file*; None: no backend has that file."""
+        place = file.resolve()
+        return next((Tls(backend.tls) for backend in self.backends if place in backend.places), None)
 
     def watches(self, namespace: str) -> bool:
         """Return whether resources in *namespace* are this operator's business."""

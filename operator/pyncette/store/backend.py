@@ -213,6 +213,14 @@ def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:
     return f"{rest}?{left}" if left else rest, table
 
 
+def check_fragment(url: str) -> None:
+    """Raise ConfigurationError if *url* has a fragment. A driver would ignore it, with all parameters in it."""
+    if "#" in url:
+        raise ConfigurationError(
+            "the URL has a #, and a driver ignores the rest of it; percent-encode # in a user, a password or a parameter as %23"
+        )
+
+
 @contextlib.contextmanager
 def needing(driver: str, product: str, extra: str) -> Iterator[None]:
     """Turn a missing *driver* into a ConfigurationError that names the *extra* to install."""

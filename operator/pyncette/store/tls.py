@@ -37,8 +37,12 @@ def parameters_of(url: str) -> dict[str, str]:
 
 
 def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
-    """Return *url* with *parameters*, which replace those of the same names."""
-    rest, _, query = url.partition("?")
+    """
+    Return *url* with *parameters*, which replace those of the same names.
+
+    A # is written %23. A driver that knows fragments would otherwise ignore all parameters after it.
+    """
+    rest, _, query = url.replace("#", "%23").partition("?")
     kept = [
         part for part in query.split("&") if part and unquote_plus(part.partition("=")[0]) not in parameters
     ]

@@ -13,7 +13,7 @@ from pyncette.cli.commands.command import WithExamples, end
 from pyncette.cli.commands.options import WholeNumber, output_option, settings_options
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_json, print_line
-from pyncette.cli.settings import OPERATOR_CONFIG, Settings
+from pyncette.cli.settings import OPERATOR_CONFIG, OPERATOR_FILE, Settings
 from pyncette.telemetry.logs import set_up_logging
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def operator(config: Path | None) -> None:
     It mirrors PyncetteTasks into the backends of its settings, manages the Deployments of PyncetteWorkerPools, and
     writes the status of both. Install it with the chart. It needs the extra `operator`.
     """
-    from pyncette.controller.settings import DEFAULT_FILE, load_settings
+    from pyncette.controller.settings import load_settings
     from pyncette.store.backend import needing
 
     with (
@@ -82,7 +82,7 @@ def operator(config: Path | None) -> None:
     ):
         from pyncette.cli.operator import run_operator
 
-    settings = load_settings(config or DEFAULT_FILE, os.environ)
+    settings = load_settings(config or OPERATOR_FILE, os.environ)
     set_up_logging(settings.log_format, settings.log_level)
     end(run_operator(settings))
 

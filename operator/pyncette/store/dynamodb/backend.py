@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pyncette.errors import ConfigurationError
-from pyncette.store.backend import Backend, needing
+from pyncette.store.backend import Backend, check_fragment, needing
 from pyncette.store.base import Store
 from pyncette.store.dynamodb.limits import LIMITS, Limits
 from pyncette.store.dynamodb.schema import SHARDS, Table, check_table
@@ -17,19 +17,24 @@ FORM: Final = "dynamodb://REGION/TABLE, such as dynamodb://eu-west-1/pyncette"
 
 
 class DynamoBackend(Backend):
-    """A table in a region. Credentials come from the usual sources of AWS programs, never from the URL."""
+    """
+    A table in a region. Credentials come from the usual sources of AWS programs, never from the URL.
 
-    def __init__(self, url: str) -> None:
+    With *tls_required*, an endpoint that the environment names must have TLS, too.
+    """
+
+    def __init__(self, url: str, *, tls_required: bool = False) -> None:
         super().__init__(url)
+        check_fragment(url)
         try:
             parts = urlsplit(url)
             region = parts.hostname
-            is_plain = not (parts.username or parts.password or parts.port or parts.fragment)
+            is_plain = not (parts.username or parts.password or parts.port)
         except ValueError:
             raise ConfigurationError(f"not a valid URL; write {FORM}") from None
         if not is_plain:
             raise ConfigurationError(
-                f"credentials, ports and fragments are not allowed; write {FORM}. Credentials come from the environment,"
+                f"credentials and ports are not allowed; write {FORM}. Credentials come from the environment,"
                 " a profile or a role, as for all AWS programs"
             )
         self._region = region
@@ -37,6 +42,7 @@ class DynamoBackend(Backend):
         if not self._table or "/" in self._table:
             raise ConfigurationError(f"the name of a table is missing; write {FORM}")
         self._options = _options(parts.query)
+        self._tls_required = tls_required
         try:
             check_table(
                 Table(self._table, self._options.get("prefix", ""), self._options.get("shards", SHARDS))
@@ -50,15 +56,24 @@ class DynamoBackend(Backend):
         endpoint = self._options.get("endpoint", "")
         if urlsplit(endpoint).scheme == "http":
             raise tls_refusal("the endpoint in the URL begins with http://", "write https://")
-        if not ca_file or "ca" in self._options:
-            return self
-        return type(self)(with_parameters(self.url, {"ca": ca_file}))
+        own = not ca_file or "ca" in self._options
+        return type(self)(
+            self.url if own else with_parameters(self.url, {"ca": ca_file}),
+            tls_required=True,
+        )
 
     def new_store(self, *, create: bool = True, limits: Limits = LIMITS) -> Store:
         with needing("aioboto3", "DynamoDB", "dynamodb"):
             from pyncette.store.dynamodb.store import DynamoStore  # noqa: PLC0415 - the driver is an extra
 
-        return DynamoStore(self._region, self._table, create=create, limits=limits, **self._options)
+        return DynamoStore(
+            self._region,
+            self._table,
+            create=create,
+            limits=limits,
+            tls_required=self._tls_required,
+            **self._options,
+        )
 
     def __str__(self) -> str:
         endpoint = self._options.get("endpoint")

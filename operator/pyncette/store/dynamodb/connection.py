@@ -98,6 +98,7 @@ class Requests:
     Requests that DynamoDB defers (throttling, a conflicting transaction) are repeated after pauses. All others are sent
     once: the result of a write that was not answered is unknown, and a repeated write would lose to the first one.
 
+    With *tls_required*, it and the clients that get its credentials refuse an endpoint without TLS, wherever that is named.
     Without *batches* each write is a request of its own, for servers without PartiQL.
     """
 
@@ -108,6 +109,7 @@ class Requests:
         endpoint: str | None,
         *,
         ca: str | None = None,
+        tls_required: bool = False,
         batches: bool = True,
         on_lost: Callable[[], None] = lambda: None,
         limits: Limits = LIMITS,
@@ -117,6 +119,7 @@ class Requests:
         self._region = region
         self._endpoint = endpoint
         self._ca = ca
+        self._tls_required = tls_required
         self._batches = batches
         self._on_lost = on_lost
         self._limits = limits
@@ -137,7 +140,7 @@ class Requests:
         )
         try:
             self._client = await self._stack.enter_async_context(
-                aioboto3.Session(botocore_session=Session()).client(
+                aioboto3.Session(botocore_session=Session(tls_required=self._tls_required)).client(
                     "dynamodb",
                     region_name=self._region,
                     endpoint_url=self._endpoint,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -12,15 +14,41 @@ from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untype
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 
 from pyncette.store.answers import TOO_LARGE, Answer
+from pyncette.store.tls import tls_refusal
 
 
 class Session(AioSession):  # type: ignore[misc]
-    """A session of the driver, also for the clients by which the driver itself gets credentials, such as that of STS."""
+    """
+    A session of the driver, also for the clients by which the driver itself gets credentials, such as that of STS.
+
+    With *tls_required*, a client raises ConfigurationError if its endpoint is not https, and always verifies it.
+    """
+
+    def __init__(self, *, tls_required: bool = False) -> None:
+        super().__init__()
+        self._tls_required = tls_required
 
     def create_client(self, *args: Any, config: Any = None, **kwargs: Any) -> Any:
         config = config or AioConfig()
-        config.http_session_cls = _Http
+        config.http_session_cls = _VerifyingHttp if self._tls_required else _Http
         return super().create_client(*args, config=config, **kwargs)
+
+    async def _create_client(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
+        client = await super()._create_client(service_name, *args, **kwargs)
+        scheme = urlsplit(client.meta.endpoint_url).scheme
+        if self._tls_required and scheme != "https":
+            await client.close()
+            raise tls_refusal(
+                f"{_source_of_endpoint(service_name)} begins with {scheme}://", "write https://"
+            )
+        return client
+
+
+def _source_of_endpoint(service_name: str) -> str:
+    """Return the setting that the driver took the endpoint of a service from, which is not its own."""
+    variables = (f"AWS_ENDPOINT_URL_{service_name.upper().replace('-', '_')}", "AWS_ENDPOINT_URL")
+    configuration = "endpoint_url in the configuration file of AWS"
+    return next((name for name in variables if os.environ.get(name)), configuration)
 
 
 class _Http(AIOHTTPSession):  # type: ignore[misc]
@@ -42,6 +70,13 @@ class _Http(AIOHTTPSession):  # type: ignore[misc]
 
     async def _get_session(self, proxy_url: str | None) -> Any:
         return _LimitedHttp(await super()._get_session(proxy_url))
+
+
+class _VerifyingHttp(_Http):
+    """HTTP that verifies the server also where the environment names no authorities, by an empty AWS_CA_BUNDLE."""
+
+    def __init__(self, verify: Any = True, **options: Any) -> None:
+        super().__init__(verify=verify or True, **options)
 
 
 class _LimitedHttp:

@@ -80,7 +80,8 @@ class DynamoStore:
 
     With *create* a missing table is created, with so many *shards* a partition; without it nothing but items of records is
     ever written. *batches* must be false for servers without PartiQL. *ca* is a file with the authorities to trust instead of
-    the system's. Raises ValueError for an invalid name.
+    the system's. With *tls_required*, an endpoint of the environment is refused if it has no TLS, also that of STS. Raises
+    ValueError for an invalid name.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class DynamoStore:
         *,
         endpoint: str | None = None,
         ca: str | None = None,
+        tls_required: bool = False,
         prefix: str = "",
         shards: int = SHARDS,
         batches: bool = True,
@@ -100,7 +102,14 @@ class DynamoStore:
         check_table(self._table)
         self._create = create
         self._requests = Requests(
-            table, region, endpoint, ca=ca, batches=batches, on_lost=self._forget, limits=limits
+            table,
+            region,
+            endpoint,
+            ca=ca,
+            tls_required=tls_required,
+            batches=batches,
+            on_lost=self._forget,
+            limits=limits,
         )
         self._layout = Layout(prefix, shards)
         self._scanner = Scanner(self._requests)

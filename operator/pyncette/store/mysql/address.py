@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pyncette.errors import ConfigurationError
+from pyncette.store.backend import check_fragment
 
 PORT: Final = 3306
 
@@ -49,6 +50,7 @@ class Address(NamedTuple):
 
 def read_address(url: str) -> Address:
     """Return the address in *url*. Raises ConfigurationError, whose message repeats nothing of a password."""
+    check_fragment(url)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -57,7 +59,7 @@ def read_address(url: str) -> Address:
             "invalid host or port; percent-encode special characters in the user and the password"
         ) from None
     database = unquote(parts.path[1:])
-    if parts.fragment or not re.fullmatch(r"[^/]+", database) or (parts.netloc.count("@") > 1):
+    if not re.fullmatch(r"[^/]+", database) or parts.netloc.count("@") > 1:
         raise ConfigurationError(
             f"write {URL_FORM}; percent-encode special characters in the user and the password"
         )

@@ -8,13 +8,13 @@ import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import asyncpg
 
 from pyncette.errors import ConfigurationError, SchemaError, StoreRefusedError, StoreUnavailableError
 from pyncette.store.answers import Answer, LimitedLoop, is_too_large, too_large
-from pyncette.store.postgres.url import SYSTEM
+from pyncette.store.postgres.url import SYSTEM, VERIFIED
 from pyncette.store.sql.connections import CLOSE_SECONDS, Connections, RetryableError, keep_alive
 from pyncette.store.tls import parameters_of
 
@@ -121,7 +121,7 @@ class PostgresConnections(Connections[Connection, Query]):
             url = self._url()
             connection = await asyncpg.connect(
                 url,
-                ssl=_system_context(url),
+                ssl=_tls_of(url),
                 timeout=self._connect_seconds,
                 max_cached_statement_lifetime=0,
                 connection_class=Connection,
@@ -222,11 +222,16 @@ def place_of(url: str) -> str:
     return f"PostgreSQL at {match[1]}" if match and match[1] else "PostgreSQL"
 
 
-def _system_context(url: str) -> ssl.SSLContext | None:
-    """Return the TLS settings of a *url* that trusts the authorities of the system; None: the driver makes its own."""
+def _tls_of(url: str) -> ssl.SSLContext | Literal["verify-full"] | None:
+    """
+    Return the TLS settings of *url*; None: those that the driver reads in it.
+
+    A *url* that trusts the authorities of the system needs a context of its own. The mode that verifies is named to the
+    driver as well, so that it holds however the driver reads the *url*.
+    """
     given = parameters_of(url)
     if given.get("sslrootcert") != SYSTEM:
-        return None
+        return VERIFIED if given.get("sslmode") == VERIFIED else None
     context = ssl.create_default_context()
     if certificate := given.get("sslcert"):
         context.load_cert_chain(certificate, given.get("sslkey"), lambda: given.get("sslpassword", ""))

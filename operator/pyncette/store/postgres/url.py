@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pyncette.errors import ConfigurationError
+from pyncette.store.backend import check_fragment
 from pyncette.store.tls import parameters_of
 
 CHOICES: Final = {
@@ -41,6 +42,7 @@ OTHERS: Final = (
 
 def check_url(url: str) -> None:
     """Raise ConfigurationError, whose message repeats nothing of a password, if *url* is invalid."""
+    check_fragment(url)
     try:
         parts = urlsplit(url)
         hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]

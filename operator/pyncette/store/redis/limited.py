@@ -1,7 +1,8 @@
-"""Connections of the driver that are closed once an answer is too large."""
+"""Connections of the driver that are closed once an answer is too large, and trust the authorities that a URL names alone."""
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from redis.asyncio import Connection, RedisCluster, SSLConnection
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     Base: TypeAlias = Connection
+    SSLBase: TypeAlias = SSLConnection
 else:
-    Base = object
+    Base = SSLBase = object
 
 
 class _Limited(Base):
@@ -35,11 +37,26 @@ class _Limited(Base):
         return super().send_packed_command(command, check_health)
 
 
+class _Trusting(SSLBase):
+    """Trusts the authorities in the file of the URL alone, if it names one. The driver adds those of the system."""
+
+    async def _connect(self) -> None:
+        given = self.ssl_context
+        if given.ca_certs and given.context is None:
+            context = ssl.create_default_context(cafile=given.ca_certs)
+            context.check_hostname = given.check_hostname
+            context.verify_mode = given.cert_reqs
+            if given.certfile:
+                context.load_cert_chain(given.certfile, given.keyfile)
+            given.context = context
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+
 class _LimitedConnection(_Limited, Connection):
     pass
 
 
-class _LimitedSSLConnection(_Limited, SSLConnection):
+class _LimitedSSLConnection(_Limited, _Trusting, SSLConnection):
     pass
 
 
@@ -47,7 +64,7 @@ class _LimitedSentinelConnection(_Limited, SentinelManagedConnection):
     pass
 
 
-class _LimitedSentinelSSLConnection(_Limited, SentinelManagedSSLConnection):
+class _LimitedSentinelSSLConnection(_Limited, _Trusting, SentinelManagedSSLConnection):
     pass
 
 
