@@ -181,7 +181,18 @@ ACCOUNTS = {
 BUDGETS = {
     "all-pods": (("spec", "selector"), {}),
     "pods-of-others": (("spec", "selector", "matchLabels"), {"app": "web"}),
-    "no-eviction": (("spec",), {"minAvailable": "100%", "selector": {"matchLabels": {"app": "web"}}}),
+    "no-eviction": (("spec", "maxUnavailable"), 0),
+    "no-eviction-as-a-share": (("spec", "maxUnavailable"), "0%"),
+    "no-limit": (("spec", "maxUnavailable"), None),
+    "all-available": (
+        ("spec",),
+        {
+            "minAvailable": "100%",
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {"pyncette.dev/pool": "default"}},
+        },
+    ),
+    "no-eviction-of-unhealthy-pods": (("spec", "unhealthyPodEvictionPolicy"), "IfHealthyBudget"),
 }
 
 
