@@ -329,6 +329,27 @@ def test_workers_are_created_only_in_namespaces_with_the_labels_that_the_values_
         until(lambda: apply(labelled.operator, deployment))
 
 
+def backend(name, **open_to):
+    return {"name": name, "secretName": "pyncette-backend", **open_to}
+
+
+def test_workers_are_created_only_in_namespaces_that_a_backend_is_open_to(apiserver, helm, namespace, team):
+    backends = [
+        backend("first", namespaces=["shop"]),
+        backend("second", namespaces=[namespace, "shop"]),
+        backend("labelled", namespaceSelector={"matchLabels": {"example.org/a": "", "example.org/b": "c"}}),
+    ]
+    with installed(apiserver, helm, {"backends": backends}) as made:
+        apply(made.operator, objects_of_pool(namespace)["Deployment"])
+
+        for labels in ({}, {"example.org/b": "c"}, {"example.org/a": "", "example.org/b": "d"}):
+            with apiserver.fresh_namespace(labels) as other:
+                refused = refusal(lambda: apply(made.operator, objects_of_pool(other)["Deployment"]))
+                assert "only in namespaces that a backend is open to" in refused.message
+        with apiserver.fresh_namespace({"example.org/a": "", "example.org/b": "c"}) as labelled:
+            apply(made.operator, objects_of_pool(labelled)["Deployment"])
+
+
 @pytest.fixture(scope="module")
 def open_release(apiserver, helm):
     """A release that allows pools in its own namespace."""
