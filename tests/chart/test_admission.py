@@ -73,7 +73,11 @@ def test_the_policy_covers_all_that_the_role_lets_the_operator_create(helm: Helm
 SHOP = {"name": "shop", "secretName": "a", "namespaces": ["shop"]}
 BOTH = {"name": "both", "secretName": "b", "namespaces": ["shop", "billing"]}
 ALL = {"name": "all", "secretName": "c", "namespaces": ["*"]}
-IN_TWO = {"clusterId": "blue", "namespaces": ["orders", "shop"], "admissionPolicies": {"withNamespaces": True}}
+IN_TWO = {
+    "clusterId": "blue",
+    "namespaces": ["orders", "shop"],
+    "admissionPolicies": {"withNamespaces": True},
+}
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,9 @@ async def test_roles_that_exist_are_used_if_the_password_of_the_superuser_is_wro
                 assert backend.ready
         assert await works_for_workers(tmp_path)
 
-    warned = [record for record in caplog.records if "correct the password of postgres" in record.getMessage()]
+    warned = [
+        record for record in caplog.records if "correct the password of postgres" in record.getMessage()
+    ]
     assert [record.backend for record in warned] == ["default", "default"]
     assert "pyncette-backend" in warned[0].getMessage()
     assert "password authentication failed" in warned[0].error
