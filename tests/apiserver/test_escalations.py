@@ -138,6 +138,8 @@ def test_each_sysctl_and_each_type_of_selinux_of_the_standard_is_admitted(releas
 
 # --- What its token is not good for: objects that it may write --------------------------------------------------------
 
+TOKEN = [{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]
+
 UNCONFINED_ANNOTATION = {"container.apparmor.security.beta.kubernetes.io/worker": "unconfined"}
 
 OTHER_OBJECTS = {
@@ -156,6 +158,8 @@ DEPLOYMENTS = {
     "the-account-of-somebody-else": ((*POD, "serviceAccountName"), "admin"),
     "the-default-account": ((*POD, "serviceAccountName"), "default"),
     "no-account": ((*POD, "serviceAccountName"), None),
+    "a-token": ((*POD, "automountServiceAccountToken"), True),
+    "a-token-by-default": ((*POD, "automountServiceAccountToken"), None),
     "an-annotation-of-apparmor": (("spec", "template", "metadata", "annotations"), UNCONFINED_ANNOTATION),
     "pods-of-others": (
         ("spec", "selector"),
@@ -177,7 +181,18 @@ ACCOUNTS = {
 BUDGETS = {
     "all-pods": (("spec", "selector"), {}),
     "pods-of-others": (("spec", "selector", "matchLabels"), {"app": "web"}),
-    "no-eviction": (("spec",), {"minAvailable": "100%", "selector": {"matchLabels": {"app": "web"}}}),
+    "no-eviction": (("spec", "maxUnavailable"), 0),
+    "no-eviction-as-a-share": (("spec", "maxUnavailable"), "0%"),
+    "no-limit": (("spec", "maxUnavailable"), None),
+    "all-available": (
+        ("spec",),
+        {
+            "minAvailable": "100%",
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {"pyncette.dev/pool": "default"}},
+        },
+    ),
+    "no-eviction-of-unhealthy-pods": (("spec", "unhealthyPodEvictionPolicy"), "IfHealthyBudget"),
 }
 
 
@@ -269,6 +284,37 @@ def test_an_account_is_admitted_once_the_operator_may_use_it_as_the_page_says(ap
     assert "not as the ServiceAccount other" in refusal(lambda: apply(release.operator, other)).message
 
 
+@pytest.mark.parametrize("part", [{"automountServiceAccountToken": True}, {"volumes": TOKEN}], ids=str)
+def test_a_token_of_the_pools_account_is_admitted_once_the_operator_may_use_the_account(
+    apiserver, release, namespace, part
+):
+    name = "pyncette-default"
+    deployment = with_part(objects_of_pool(namespace)["Deployment"], part)
+    message = refusal(lambda: apply(release.operator, deployment)).message
+    assert f"workers get no token of the ServiceAccount {name}: set automountServiceAccountToken" in message
+    assert f"give {release.namespace}/{release.account} the verb use on the ServiceAccount" in message
+
+    rule = {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": [name], "verbs": ["use"]}
+    apiserver.admin.create({**named("Role", "use", RBAC, namespace), "rules": [rule]})
+    subject = {"kind": "ServiceAccount", "name": release.account, "namespace": release.namespace}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "use"}
+    apiserver.admin.create(
+        {**named("RoleBinding", "use", RBAC, namespace), "roleRef": reference, "subjects": [subject]}
+    )
+
+    until(lambda: apply(release.operator, deployment))
+
+
+def test_no_worker_runs_as_the_operator_of_an_installation_in_another_namespace(apiserver, helm, namespace):
+    """By default, the ServiceAccounts of all installations have one name."""
+    with installed(apiserver, helm, {"fullnameOverride": "pyncette-common"}) as made:
+        own = objects_of_pool(namespace, "common")["Deployment"]
+
+        refused = refusal(lambda: apply(made.operator, own))
+
+    assert "named like that of the operator, pyncette-common; give the pool another name" in refused.message
+
+
 def test_workers_are_created_only_in_namespaces_with_the_labels_that_the_values_ask_for(
     apiserver, helm, namespace
 ):
@@ -281,6 +327,27 @@ def test_workers_are_created_only_in_namespaces_with_the_labels_that_the_values_
         where = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
         apiserver.admin.patch(where, {"metadata": {"labels": {"example.org/workers": "true"}}})
         until(lambda: apply(labelled.operator, deployment))
+
+
+def backend(name, **open_to):
+    return {"name": name, "secretName": "pyncette-backend", **open_to}
+
+
+def test_workers_are_created_only_in_namespaces_that_a_backend_is_open_to(apiserver, helm, namespace, team):
+    backends = [
+        backend("first", namespaces=["shop"]),
+        backend("second", namespaces=[namespace, "shop"]),
+        backend("labelled", namespaceSelector={"matchLabels": {"example.org/a": "", "example.org/b": "c"}}),
+    ]
+    with installed(apiserver, helm, {"backends": backends}) as made:
+        apply(made.operator, objects_of_pool(namespace)["Deployment"])
+
+        for labels in ({}, {"example.org/b": "c"}, {"example.org/a": "", "example.org/b": "d"}):
+            with apiserver.fresh_namespace(labels) as other:
+                refused = refusal(lambda: apply(made.operator, objects_of_pool(other)["Deployment"]))
+                assert "only in namespaces that a backend is open to" in refused.message
+        with apiserver.fresh_namespace({"example.org/a": "", "example.org/b": "c"}) as labelled:
+            apply(made.operator, objects_of_pool(labelled)["Deployment"])
 
 
 @pytest.fixture(scope="module")

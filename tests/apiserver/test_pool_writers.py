@@ -1,4 +1,4 @@
-"""Only users who may create pods may write a pool: the second policy of the chart, on a real API server."""
+"""Only users who may create pods or Deployments may write a pool: the second policy of the chart, on a real API server."""
 
 import pytest
 
@@ -6,6 +6,7 @@ from tests.apiserver import pool, refusal, status_of
 from tests.apiserver.admission import POOLS, installed, until_refused
 
 PODS = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]
+DEPLOYMENTS = [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]}]
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,13 @@ def test_who_may_not_create_pods_writes_no_pool(release, namespace, author):
 
     assert refused.status == 403
     assert release.denial("pools") in refused.message
-    assert f"may not create pods in the namespace {namespace}" in refused.message
+    assert f"may create neither pods nor Deployments in the namespace {namespace}" in refused.message
 
 
-def test_who_may_create_pods_elsewhere_writes_no_pool_here(apiserver, release, namespace):
+@pytest.mark.parametrize("rights", [PODS, DEPLOYMENTS], ids=["pods", "deployments"])
+def test_who_may_create_pods_elsewhere_writes_no_pool_here(apiserver, release, namespace, rights):
     with apiserver.fresh_namespace() as elsewhere:
-        account = apiserver.account(elsewhere, rules=[*POOLS, *PODS])
+        account = apiserver.account(elsewhere, rules=[*POOLS, *rights])
         subject = {"kind": "ServiceAccount", "name": account.name, "namespace": elsewhere}
         like = {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -45,8 +47,11 @@ def test_who_may_create_pods_elsewhere_writes_no_pool_here(apiserver, release, n
         until_refused(lambda: account.client.create(pool(namespace)), release.denial("pools"))
 
 
-def test_who_may_create_pods_writes_pools_with_any_account_of_the_namespace(apiserver, release, namespace):
-    team = apiserver.account(namespace, rules=[*POOLS, *PODS]).client
+@pytest.mark.parametrize("rights", [PODS, DEPLOYMENTS], ids=["pods", "deployments"])
+def test_who_may_create_pods_or_deployments_writes_pools_with_any_account_of_the_namespace(
+    apiserver, release, namespace, rights
+):
+    team = apiserver.account(namespace, rules=[*POOLS, *rights]).client
 
     made = team.create(pool(namespace, serviceAccountName="mine"))
 

@@ -12,6 +12,7 @@ from pyncette.errors import ConfigurationError
 from pyncette.executor import DefaultExecutor, SynchronousExecutor
 from pyncette.postgres import postgres_repository
 from pyncette.prometheus import with_prometheus_repository
+from pyncette.store.base import ANSWER_RECORDS_MAX
 from pyncette.store.memory import MemoryStore
 from tests.app.harness import running, seconds
 
@@ -77,6 +78,11 @@ def test_the_name_of_a_table_is_checked_before_any_statement_runs(name):
 def test_a_batch_holds_at_least_one(size):
     with pytest.raises(ConfigurationError, match="batch_size must be an integer of at least 1"):
         Pyncette(batch_size=size)
+
+
+def test_a_batch_holds_no_more_than_one_answer_of_a_backend():
+    assert Pyncette(batch_size=1000).batch_size == ANSWER_RECORDS_MAX
+    assert Pyncette(batch_size=ANSWER_RECORDS_MAX).batch_size == ANSWER_RECORDS_MAX
 
 
 def test_at_least_one_handler_runs_at_once():

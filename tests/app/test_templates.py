@@ -7,12 +7,14 @@ import msgspec
 import pytest
 
 from pyncette import FailureMode, Pyncette
-from pyncette.app.templates import IDLE_READ_SECONDS
+from pyncette.app.templates import IDLE_READ_SECONDS, Templates
 from pyncette.clock import SECOND, SystemClock
 from pyncette.core.edits import created, edited, stopped
 from pyncette.core.record import Change, Key, Owner, Partition
 from pyncette.core.spec import Policies, Retry, Spec
 from pyncette.core.times import instant_of
+from pyncette.ledger.ledger import Ledger
+from pyncette.store.base import ANSWER_RECORDS_MAX
 from pyncette.store.memory import MemoryBackend, MemoryStore
 from tests.app.harness import NOON, at, running, seconds
 from tests.simulation.loop import SimulatedLoop
@@ -80,6 +82,31 @@ async def test_the_policies_of_a_resource_win_over_the_options_of_the_decorator(
         await clock.advance(seconds(30))
 
     assert [(when, attempt) for when, attempt, _ in ran] == [(at(10), 1), (at(10), 2)]
+
+
+async def test_more_templates_than_one_answer_holds_are_read_in_several():
+    class Store(MemoryStore):
+        async def load(self, keys):
+            sizes.append(len(keys))
+            return await super().load(keys)
+
+    app, backend, sizes = Pyncette(), MemoryBackend(), []
+    for number in range(ANSWER_RECORDS_MAX + 2):
+        app.dynamic_task(name=f"remind{number}")(lambda context: None)
+    last = Key(Partition("", f"remind{ANSWER_RECORDS_MAX + 1}"), f"remind{ANSWER_RECORDS_MAX + 1}")
+    policies = Policies(max_concurrent=7)
+    spec = Spec(None, msgspec.Raw(b"{}"), policies, 1)
+    async with Store(backend) as store:
+        ledger = Ledger(store, SystemClock())
+        assert await store.swap(
+            [Change(None, created(last, spec, policies, 0, owner=Owner("uid", 1, "hash")))]
+        )
+        templates = Templates(ledger, "", app.tasks.values())
+
+        await templates.read()
+
+        assert max(sizes) <= ANSWER_RECORDS_MAX
+        assert templates.common(app.tasks[last.task]).policies == policies
 
 
 async def test_a_suspended_template_runs_no_instance_and_they_go_on_from_its_end(app, clock, resource, ran):

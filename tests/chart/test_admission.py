@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chart.rendering import ONE_BACKEND, TWO_NAMESPACES, render
+from tests.chart.rendering import EMBEDDED, ONE_BACKEND, SELECTED, TWO_NAMESPACES, render
 from tests.servers.tools import Helm, HelmRefusedError
 from tools.render_plain import NAME, NAMESPACED, POLICIES, policies
 
@@ -68,6 +68,37 @@ def test_the_policy_covers_all_that_the_role_lets_the_operator_create(helm: Helm
         for resource in rule["resources"]
     }
     assert created == covered | {("", "events")}
+
+
+SHOP = {"name": "shop", "secretName": "a", "namespaces": ["shop"]}
+BOTH = {"name": "both", "secretName": "b", "namespaces": ["shop", "billing"]}
+ALL = {"name": "all", "secretName": "c", "namespaces": ["*"]}
+IN_TWO = {
+    "clusterId": "blue",
+    "namespaces": ["orders", "shop"],
+    "admissionPolicies": {"withNamespaces": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "expressions"),
+    [
+        ({"backends": [SHOP]}, ["request.namespace in ['shop']"]),
+        ({"backends": [SHOP, BOTH]}, ["request.namespace in ['shop','billing']"]),
+        ({"backends": [SHOP, ALL]}, []),
+        (EMBEDDED, ["request.namespace in ['shop']"]),
+        ({"backends": [BOTH], **IN_TWO}, ["request.namespace in ['shop']"]),
+        ({"backends": [ALL], **IN_TWO}, ["request.namespace in ['orders','shop']"]),
+        (SELECTED, ["namespaceObject.metadata.?labels[?'example.org/tenant'] == optional.of('true')"]),
+    ],
+)
+def test_workers_are_limited_to_the_namespaces_that_the_backends_are_open_to(helm: Helm, values, expressions):
+    rendering = render(helm, values)
+
+    writes = next(one for one in rendering.all(POLICY) if one["metadata"]["name"].endswith("-writes"))
+    assert [
+        one["expression"] for one in writes["spec"]["validations"] if "is open to" in one.get("message", "")
+    ] == expressions
 
 
 @pytest.mark.parametrize("labels", [{"a' || true || 'b": "true"}, {"a": "' || true || 'x"}])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 import pytest
@@ -180,35 +181,70 @@ async def test_the_log_of_a_pass_that_a_backend_failed_reports_no_secret(tmp_pat
     assert_tells_no_secret(caplog.text + str([vars(record) for record in caplog.records]))
 
 
+@asynccontextmanager
+async def looked_after(folder, place, password, owner="owner"):
+    """Have the operator look after the database at *place*, in which it has the *password* of the superuser."""
+    (folder / "url").write_text(f"postgresql://{owner}:pw-1@{place}")
+    (folder / "worker-url").write_text(f"postgresql://worker:pw-2@{place}\n")
+    (folder / "password").write_text(f"{password}\n")
+    roles = {"passwordFile": str(folder / "password"), "workerUrlFile": str(folder / "worker-url")}
+    settings = BackendSettings.model_validate(
+        {"urlFile": str(folder / "url"), "namespaces": ["*"], "tls": "Disabled", "roles": roles}
+    )
+    backend = OpenBackend(settings, alone(), Metrics())
+    changed = asyncio.Event()
+    keeping = asyncio.ensure_future(backend.keep(changed.set))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await changed.wait()
+        yield backend
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+
+async def works_for_workers(folder):
+    worker = read_backend((folder / "worker-url").read_text().strip())
+    return all(step.works for step in await try_out(worker, ""))
+
+
 async def test_a_database_of_its_own_gets_a_role_for_the_operator_and_one_for_workers(tmp_path, own_postgres):
     with own_postgres.fresh_database() as url:
         place = url.rpartition("@")[2]
-        (tmp_path / "url").write_text(f"postgresql://owner:pw-1@{place}")
-        (tmp_path / "worker-url").write_text(f"postgresql://worker:pw-2@{place}\n")
-        (tmp_path / "password").write_text(f"{own_postgres.password}\n")
-        roles = {
-            "passwordFile": str(tmp_path / "password"),
-            "workerUrlFile": str(tmp_path / "worker-url"),
-        }
-        settings = BackendSettings.model_validate(
-            {"urlFile": str(tmp_path / "url"), "namespaces": ["*"], "tls": "Disabled", "roles": roles}
-        )
-        backend = OpenBackend(settings, alone(), Metrics())
-        ready = asyncio.Event()
-        keeping = asyncio.ensure_future(backend.keep(ready.set))
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await ready.wait()
+        async with looked_after(tmp_path, place, own_postgres.password) as backend:
             assert not backend.fault
             users = own_postgres.execute(
                 f"SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = '{place.rpartition('/')[2]}'"
             )
             assert [row["usename"] for row in users] == ["owner"]
-        finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
-        worker = read_backend((tmp_path / "worker-url").read_text().strip())
-        assert all(step.works for step in await try_out(worker, ""))
+        assert await works_for_workers(tmp_path)
+
+
+async def test_roles_that_exist_are_used_if_the_password_of_the_superuser_is_wrong(
+    tmp_path, own_postgres, caplog
+):
+    with own_postgres.fresh_database() as url:
+        place = url.rpartition("@")[2]
+        async with looked_after(tmp_path, place, own_postgres.password):
+            pass
+        with caplog.at_level(logging.WARNING, "pyncette"):
+            async with looked_after(tmp_path, place, PASSWORD) as backend:
+                assert backend.ready
+        assert await works_for_workers(tmp_path)
+
+    warned = [
+        record for record in caplog.records if "correct the password of postgres" in record.getMessage()
+    ]
+    assert [record.backend for record in warned] == ["default", "default"]
+    assert "pyncette-backend" in warned[0].getMessage()
+    assert "password authentication failed" in warned[0].error
+
+
+async def test_without_roles_the_wrong_password_of_the_superuser_is_reported(tmp_path, own_postgres):
+    with own_postgres.fresh_database() as url:
+        async with looked_after(tmp_path, url.rpartition("@")[2], PASSWORD, "nobody") as backend:
+            assert 'password authentication failed for user "postgres"' in backend.fault
+            assert_tells_no_secret(backend.fault)
 
 
 @pytest.mark.parametrize("missing", ["password", "worker-url"])

@@ -301,11 +301,11 @@ class ApiServer:
     # --- What there is -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def fresh_namespace(self) -> Iterator[str]:
+    def fresh_namespace(self, labels: Mapping[str, str] | None = None) -> Iterator[str]:
         """A namespace with nothing in it, which is removed afterwards with all that tests usually put into it."""
         name = f"test-{secrets.token_hex(4)}"
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        self.admin.create(namespace)
+        self.admin.create({**namespace, "metadata": {"name": name, "labels": dict(labels or {})}})
         try:
             yield name
         finally:

@@ -14,8 +14,8 @@ from pyncette.core.schedule import Interval
 from pyncette.core.spec import Spec
 from pyncette.store.answers import TOO_LARGE
 from pyncette.store.backend import read_backend
-from pyncette.store.base import ARGS_BYTES_MAX, KEY_BYTES_MAX
-from pyncette.testing.conformance import HERE, a_record, create
+from pyncette.store.base import ANSWER_RECORDS_MAX, ARGS_BYTES_MAX, KEY_BYTES_MAX
+from pyncette.testing.conformance import HERE, T0, a_record, create
 from tests.store.endless import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ async def test_a_server_with_endless_responses_takes_little_memory(case, request
 @pytest.mark.parametrize("kind", ["redis_url", "postgres_url", "mariadb_url"])
 async def test_a_page_of_records_with_the_longest_arguments_is_read(kind, request):
     arguments = msgspec.Raw(b'"' + b"1" * (ARGS_BYTES_MAX - 2) + b'"')
-    names = [f"{number:03}" + "n" * (KEY_BYTES_MAX - 10) for number in range(500)]
+    names = [f"{number:03}" + "n" * (KEY_BYTES_MAX - 10) for number in range(ANSWER_RECORDS_MAX)]
     records = [a_record(name, spec=Spec(Interval(SECOND), arguments)) for name in names]
     async with read_backend(request.getfixturevalue(kind)).new_store() as store:
         for at in range(0, len(records), 100):
@@ -76,4 +76,6 @@ async def test_a_page_of_records_with_the_longest_arguments_is_read(kind, reques
         loaded = await store.load([record.key for record in records])
 
         assert [record and record.spec for record in loaded] == [record.spec for record in records]
-        assert len(await store.scan(HERE, "task", None, 500)) == 500
+        assert len(await store.scan(HERE, "task", None, ANSWER_RECORDS_MAX)) == ANSWER_RECORDS_MAX
+        claimed = await store.claim({HERE: ANSWER_RECORDS_MAX}, "lease", "worker", T0, T0)
+        assert len(claimed.records) == ANSWER_RECORDS_MAX

@@ -143,7 +143,7 @@ def passwords(database):
 async def test_a_superuser_is_no_role_of_the_operator_and_none_of_the_workers(database, which):
     setattr(database, which, database.superuser)
 
-    with pytest.raises(StoreRefusedError, match="the role postgres is a superuser"):
+    with pytest.raises(ConfigurationError, match="the role postgres is a superuser"):
         await database.set_up()
 
     assert not database.execute("SELECT 1 FROM pg_roles WHERE rolname IN ('worker', 'the operator')")

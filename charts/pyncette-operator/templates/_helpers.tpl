@@ -139,6 +139,40 @@ pyncette.open: the namespaces that the operator watches and whose pools may use 
 {{- end -}}
 
 {{/*
+pyncette.hasLabel: a CEL expression: whether the namespace of a request has a label.
+Call with (dict "label" "example.org/a" "value" "b").
+*/}}
+{{- define "pyncette.hasLabel" -}}
+namespaceObject.metadata.?labels[?'{{ .label }}'] == optional.of('{{ .value }}')
+{{- end -}}
+
+{{/*
+pyncette.isOpen: a CEL expression: whether the namespace of a request is one that some backend is open to. Empty if a
+backend is open to all.
+*/}}
+{{- define "pyncette.isOpen" -}}
+{{- $names := list -}}
+{{- $alternatives := list -}}
+{{- range (include "pyncette.backends" . | fromYaml).backends -}}
+{{- if .namespaceSelector -}}
+{{- $labels := list -}}
+{{- range $label, $value := .namespaceSelector.matchLabels -}}
+{{- $labels = append $labels (include "pyncette.hasLabel" (dict "label" $label "value" $value)) -}}
+{{- end -}}
+{{- $alternatives = append $alternatives (join " && " $labels) -}}
+{{- else -}}
+{{- $names = concat $names (include "pyncette.open" (dict "root" $ "backend" .) | fromYaml).namespaces -}}
+{{- end -}}
+{{- end -}}
+{{- if $names -}}
+{{- $alternatives = prepend $alternatives (printf "request.namespace in %s" (uniq $names | toJson | replace "\"" "'")) -}}
+{{- end -}}
+{{- if not (has "*" $names) -}}
+{{- join " || " $alternatives -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 pyncette.ownSecrets: the Secrets that the operator's pod reads, but for those of the backends, as {"names": […]}.
 */}}
 {{- define "pyncette.ownSecrets" -}}

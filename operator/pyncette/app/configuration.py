@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from pyncette.core.record import check_realm
 from pyncette.core.suggestions import did_you_mean
 from pyncette.errors import ConfigurationError
-from pyncette.store.base import Store
+from pyncette.store.base import ANSWER_RECORDS_MAX, Store
 
 BATCH_SIZE: Final = 100
 
@@ -105,11 +105,15 @@ def slots_of(executor: Any) -> int:
 
 
 def batch_size_of(configuration: Mapping[str, Any]) -> int:
-    """Return the configured `batch_size`. Raises ConfigurationError if it is invalid."""
+    """
+    Return the configured `batch_size`, or as many records as one answer may have, if that is less.
+
+    A claim whose answer is cut off would leave its records leased and not run. Raises ConfigurationError if it is invalid.
+    """
     size = configuration.get("batch_size", BATCH_SIZE)
     if not isinstance(size, int) or size < 1:
         raise ConfigurationError(f"batch_size must be an integer of at least 1, not {size!r}")
-    return size
+    return min(size, ANSWER_RECORDS_MAX)
 
 
 def realm_of(configuration: Mapping[str, Any]) -> str:

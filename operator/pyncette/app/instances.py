@@ -27,12 +27,10 @@ from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
+from pyncette.store.base import ANSWER_RECORDS_MAX
 
 BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are written at the same time. More would only wait in the backend."""
-
-SCAN_MAX: Final = 500
-"""Records that one request of a page reads at most. With more, the largest would exceed `ANSWER_BYTES_MAX`."""
 
 _T = TypeVar("_T")
 
@@ -153,7 +151,7 @@ class Instances:
         number, after = (0, None) if token is None else self._position(task, token)
         while number < task.partition_count:
             partition = Partition(self._realm, task.name, number)
-            wanted = min(limit - len(states), SCAN_MAX)
+            wanted = min(limit - len(states), ANSWER_RECORDS_MAX)
             records = await self._ledger.store.scan(partition, task.name, after, wanted)
             if not records:
                 number, after = number + 1, None

@@ -20,6 +20,7 @@ from pyncette.core.record import Key, Partition, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
+from pyncette.store.base import ANSWER_RECORDS_MAX
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,12 @@ class Templates:
         if not self._by_key:
             return
         read_at = _loop_time()
-        records = await self._ledger.store.load(list(self._by_key))
+        keys = list(self._by_key)
+        records = [
+            record
+            for at in range(0, len(keys), ANSWER_RECORDS_MAX)
+            for record in await self._ledger.store.load(keys[at : at + ANSWER_RECORDS_MAX])
+        ]
         await self._settle_counts(records)
         self._of_resources = {
             task.name: _common(task, record)

@@ -13,6 +13,12 @@ from pyncette.store.base import ANSWER_BYTES_MAX, ANSWER_OBJECTS_MAX
 CHECK_BYTES: Final = 2 * 2**20
 """Bytes of an answer between two checks of the limits. Most answers are smaller."""
 
+GROWTH_MAX: Final = ANSWER_OBJECTS_MAX // 4
+"""How many more objects the process may get during an answer before those of the connection are counted."""
+
+OBJECTS_MAX: Final = ANSWER_OBJECTS_MAX // 2
+"""How many objects of the connection are counted from then on. The rest is for what arrives between two checks."""
+
 TOO_LARGE: Final = (
     f"it sent more than {ANSWER_BYTES_MAX // 2**20} MiB or {ANSWER_OBJECTS_MAX:,} values in one answer"
 )
@@ -20,19 +26,26 @@ TOO_LARGE: Final = (
 
 
 class Answer:
-    """The size of the data that a connection has received since the last request."""
+    """
+    The size of the data that a connection has received since the last request.
 
-    __slots__ = ("_check_at", "_objects", "is_too_large", "received")
+    At first, the objects of the whole process are compared from time to time, which is cheap. Once there are more by
+    `GROWTH_MAX`, those of the connection itself are counted.
+    """
+
+    __slots__ = ("_before", "_check_at", "_objects", "is_too_large", "of_many", "received")
 
     def __init__(self) -> None:
         self.is_too_large = False
-        self._objects = 0
+        self._objects = self._before = 0
         self.begin()
 
     def begin(self) -> None:
         """Count from zero: a request follows."""
         self.received = 0
         self._check_at = CHECK_BYTES
+        self.of_many = False
+        """True once it may consist of too many objects, so that each part of it is to be passed to `count`."""
 
     def add(self, size: int) -> bool:
         """Count *size* more bytes, and return whether the answer is still within the limits."""
@@ -41,13 +54,39 @@ class Answer:
             self._check()
         return not self.is_too_large
 
+    def count(self, receive: Callable[[Any], None], data: Any) -> None:
+        """
+        Pass *data* to *receive*, and count the objects that come to be by that.
+
+        They are those of *receive* itself, and of the tasks that it wakes: drivers parse in either. Callbacks run in the order
+        in which they are scheduled. So those of *receive* run between the two here, and no others of this thread do.
+        """
+        call_soon = asyncio.get_running_loop().call_soon
+        call_soon(self._open)
+        self._open()
+        try:
+            receive(data)
+        finally:
+            self._close()
+            call_soon(self._close)
+
+    def _open(self) -> None:
+        self._before = sys.getallocatedblocks()
+
+    def _close(self) -> None:
+        if self.of_many:  # else the next request has begun
+            self._objects += max(0, sys.getallocatedblocks() - self._before)
+            self.is_too_large = self.is_too_large or self._objects > OBJECTS_MAX
+
     def _check(self) -> None:
-        """Compare a large answer with the limits. New objects of the whole process count."""
+        """Compare a large answer with the limits."""
         objects = sys.getallocatedblocks()
         if self._check_at == CHECK_BYTES:
-            self._objects = objects
+            self._before = objects
+        elif not self.of_many and objects - self._before > GROWTH_MAX:
+            self.of_many, self._objects = True, 0
         self._check_at = min(self.received + CHECK_BYTES, ANSWER_BYTES_MAX)
-        if self.received > ANSWER_BYTES_MAX or objects - self._objects > ANSWER_OBJECTS_MAX:
+        if self.received > ANSWER_BYTES_MAX:
             self.is_too_large = True
 
 
@@ -81,10 +120,12 @@ class _LimitedProtocol(_Limited, asyncio.Protocol):
     """A protocol that passes on the data of its transport."""
 
     def data_received(self, data: bytes) -> None:
-        if self._answer.add(len(data)):
-            self.protocol.data_received(data)
-        else:
+        if not self._answer.add(len(data)):
             self._transport.abort()
+        elif self._answer.of_many:
+            self._answer.count(self.protocol.data_received, data)
+        else:
+            self.protocol.data_received(data)
 
 
 class _LimitedBufferedProtocol(_Limited, asyncio.BufferedProtocol):
@@ -94,10 +135,12 @@ class _LimitedBufferedProtocol(_Limited, asyncio.BufferedProtocol):
         return self.protocol.get_buffer(size)
 
     def buffer_updated(self, size: int) -> None:
-        if self._answer.add(size):
-            self.protocol.buffer_updated(size)
-        else:
+        if not self._answer.add(size):
             self._transport.abort()
+        elif self._answer.of_many:
+            self._answer.count(self.protocol.buffer_updated, size)
+        else:
+            self.protocol.buffer_updated(size)
 
 
 def limit(transport: Any, answer: Answer) -> None:

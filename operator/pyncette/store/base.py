@@ -13,6 +13,7 @@ from pyncette.errors import StoreRefusedError
 __all__ = [
     "ANSWER_BYTES_MAX",
     "ANSWER_OBJECTS_MAX",
+    "ANSWER_RECORDS_MAX",
     "ARGS_BYTES_MAX",
     "HISTORY_ROWS_MAX",
     "KEY_BYTES_MAX",
@@ -74,8 +75,12 @@ ANSWER_BYTES_MAX: Final = 36 * 2**20
 """
 The size of one answer of a server, or of what it sends while a connection is made.
 
-The largest page that our own records need is 500 of the largest: 32 MiB, with their names and what protocols add.
+The largest page that our own records need is `ANSWER_RECORDS_MAX` of the largest: 32 MiB, with their names and what
+protocols add.
 """
+
+ANSWER_RECORDS_MAX: Final = 500
+"""The records that one request asks for at most. With more, the largest would exceed `ANSWER_BYTES_MAX`."""
 
 ANSWER_OBJECTS_MAX: Final = 2_000_000
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -17,7 +17,7 @@ from pyncette.controller.reconcile.open_namespaces import OpenNamespaces
 from pyncette.controller.settings import BackendSettings, OperatorSettings
 from pyncette.controller.status.observed import Access
 from pyncette.coordination.members import OlderWorkersError, migrate
-from pyncette.errors import ConfigurationError, PyncetteException, StoreError
+from pyncette.errors import ConfigurationError, PyncetteException, SchemaError, StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
@@ -170,10 +170,41 @@ class OpenBackend:
         if settings is None:
             await self._migrate()
             return
-        backend = self._read()
-        await settings.of(backend).create()
+        roles = settings.of(self._read())
+        await self._as_administrator(roles.create, settings.administrator)
         await self._migrate()
-        await settings.of(backend).grant()
+        await self._as_administrator(roles.grant, settings.administrator)
+
+    async def _as_administrator(self, change: Callable[[], Awaitable[None]], administrator: str) -> None:
+        """
+        Make a *change* to the users of the database, as *administrator*.
+
+        Without it, an installation that had it before goes on. If the user of the operator's URL cannot log in either,
+        this raises the StoreError of the change.
+        """
+        try:
+            await change()
+        except StoreError as error:
+            if not await self._can_log_in():
+                raise
+            logger.warning(
+                "could not create the users of a database or grant them their rights, and uses them as they are; "
+                "correct the password of %s in the Secret %s: it must be the one in the database, and a volume keeps that "
+                "of its first start",
+                administrator,
+                self.settings.secret_name,
+                extra={"backend": self.name, "error": self.message_of(error)},
+            )
+
+    async def _can_log_in(self) -> bool:
+        """Return whether the user of the operator's own URL can log in, whatever tables there are."""
+        try:
+            async with self._read().new_store(create=False):
+                return True
+        except SchemaError:
+            return True
+        except StoreError:
+            return False
 
     async def _migrate(self) -> None:
         if self.settings.migrate != "Auto":

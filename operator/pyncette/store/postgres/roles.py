@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from pyncette.errors import ConfigurationError, StoreRefusedError
+from pyncette.errors import ConfigurationError
 from pyncette.store.backend import Administrator
 from pyncette.store.postgres.connection import PostgresConnections
 from pyncette.store.postgres.schema import Tables
@@ -52,7 +52,8 @@ class PostgresRoles:
     """
     The role of the URL *owner*, which owns the tables, and that of the URL *worker*, which writes their rows.
 
-    *administrator* is a superuser, whom nobody else needs. Raises ConfigurationError for a URL without a role of its own.
+    *administrator* is a superuser, whom nobody else needs. Raises ConfigurationError for a URL without a role of its own,
+    and when it finds that the role of a URL is a superuser.
     """
 
     def __init__(self, owner: str, worker: str, administrator: Administrator, tables: Tables) -> None:
@@ -101,7 +102,7 @@ GRANT USAGE ON SCHEMA public TO {self._worker.quoted};""",
             )
         ((stored, is_superuser),) = found
         if is_superuser:
-            raise StoreRefusedError(
+            raise ConfigurationError(
                 f"{self._connections.place}: the role {role.name} is a superuser, which neither the operator nor the workers "
                 "need: name another role in the URL, which the operator then creates"
             )
