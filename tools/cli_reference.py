@@ -2,6 +2,7 @@
 
 import inspect
 import textwrap
+from collections.abc import Iterator
 
 import click
 
@@ -59,13 +60,22 @@ All commands use the same exit codes. A command that fails prints one sentence o
 
 def cli_reference() -> str:
     """Return the page."""
-    commands = [_command(name, command) for name, command in cli.commands.items()]
+    commands = [_command(name, command) for name, command in commands_of(cli)]
     settings = "".join(
         f"| `{setting.variable}` | `{setting.option} {_cell(setting.shown)}` | {_cell(setting.meaning)} |\n"
         for setting in SETTINGS
     )
     codes = "".join(f"| {code.value} | {_cell(meaning)} |\n" for code, meaning in MEANINGS.items())
     return "\n".join([HEAD, *commands]) + "\n" + SETTINGS_HEAD + settings + BACKENDS + EXIT_CODES_HEAD + codes
+
+
+def commands_of(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Yield each command by the words that call it, such as `schedule explain`."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", each) for inner, each in commands_of(command))
+        else:
+            yield name, command
 
 
 def _command(name: str, command: click.Command) -> str:

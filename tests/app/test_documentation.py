@@ -1,6 +1,7 @@
 """The pages about the Python API name all of it, and show modules that run, and tests of them that pass."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -28,7 +29,9 @@ async def test_the_examples_of_a_page_form_a_module_whose_own_tests_pass(page):
 
     tests = [test for name, test in module.items() if name.startswith("test_")]
     for test in tests:
-        await test()
+        outcome = test()
+        if inspect.isawaitable(outcome):
+            await outcome
 
     assert tests
 
@@ -42,6 +45,7 @@ MODULES = [
     ".mysql",
     ".postgres",
     ".redis",
+    ".schedules",
     ".sqlite",
     ".testing",
     ".utils",

@@ -534,7 +534,7 @@ def test_what_is_remembered_is_bounded():
         first_after(Cron("H H H * *", seed=str(n)), 0, 0)
 
     assert cron._compiled.cache_info().maxsize == cron.PATTERNS_MAX
-    assert cron._resolved.cache_info().maxsize == cron.SEEDS_MAX
+    assert cron.resolved.cache_info().maxsize == cron.SEEDS_MAX
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles", "Pacific/Apia"])

@@ -1,5 +1,7 @@
 """What the reference page says of schedules is what they do."""
 
+import inspect
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pyncette.clock import SECOND
+from pyncette.core.misreadings import ScheduleWarning, misreadings
 from pyncette.core.schedule import Cron, check, resolve_zone, upcoming
+from pyncette.core.schedule_warnings import warnings_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "schedules.md"
 
@@ -58,6 +62,30 @@ def test_what_the_page_says_is_refused_is_refused_with_that_reason(row):
         check(cron_of(row))
 
     assert row["refused, saying"].strip("`") in str(refused.value)
+
+
+@pytest.mark.parametrize("row", rows("warning"), ids=lambda row: row["expression"])
+def test_what_the_page_warns_of_is_warned_of_with_these_words(row):
+    schedule = cron_of(row)
+
+    found = warnings_of(schedule, instant(row.get("after", "2026-07-02"), schedule))
+
+    said = {warning.reason: warning.message for warning in found}
+    assert row["saying"].strip("`") in said[row["warning"].strip("`")]
+
+
+def test_what_the_page_says_leaves_no_doubt_has_no_warning():
+    text = re.search(r"There is no warning where (.*?)\.\n\n", PAGE.read_text(), re.DOTALL)[1]
+    clear = re.findall(r"`(.*?)`", text)
+
+    assert len(clear) > 4
+    assert [expression for expression in clear if misreadings(expression)] == []
+
+
+def test_the_page_has_an_example_of_each_warning():
+    reasons = re.findall(r"`(\w+)`", inspect.getsource(ScheduleWarning))
+
+    assert {row["warning"].strip("`") for row in rows("warning")} == set(reasons)
 
 
 def test_the_page_has_examples():

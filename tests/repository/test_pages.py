@@ -67,9 +67,11 @@ def test_each_command_of_ours_on_a_page_is_one_with_options_that_it_has(page):
         words[1:] for words in commands(page) if words[0] in {"pyncette", ".venv/bin/pyncette"} and words[1:]
     ]
 
-    for name, *arguments in ours:
-        command = cli.commands[name]
-        context = click.Context(command, info_name=name)
+    for words in ours:
+        command, arguments = cli, words
+        while isinstance(command, click.Group):
+            command, arguments = command.commands[arguments[0]], arguments[1:]
+        context = click.Context(command, info_name=command.name)
         command.make_parser(context).parse_args(arguments)  # raises if there is no such option
 
 

@@ -58,6 +58,13 @@ class PlainHandler(NamedTuple):
     line: int
 
 
+def place_of(handler: Any) -> tuple[str, int]:
+    """Return the file and the line of the definition of *handler*, below its decorators of any kind; empty if unknown."""
+    handler = inspect.unwrap(_unwrapped(handler))
+    function = _function(handler) or _function(getattr(type(handler), "__call__", None))  # noqa: B004 - the method itself
+    return ("", 0) if function is None else (function.__code__.co_filename, function.__code__.co_firstlineno)
+
+
 def mark_as_awaiting(wrapper: Callable[..., Any], handler: Callable[..., Any]) -> None:
     """Record that *wrapper* calls *handler* with the context and awaits the result."""
     # Includes the wrapper, since functools.wraps copies attributes to other wrappers, which may not await it.

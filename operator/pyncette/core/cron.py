@@ -46,6 +46,9 @@ KEYWORDS: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@ye
 Field: TypeAlias = Collection[int | str]
 """The values of a field, as croniter lists them: numbers, `*` for all, `l` for a month's last day."""
 
+FIELD_NAMES: Final = ("minute", "hour", "day of month", "month", "day of week", "second", "year")
+"""The fields of an expression, in their order."""
+
 DEFAULTS: Final[tuple[Field, Field]] = ([0], ["*"])
 """The second and the year of an expression without a field for them."""
 
@@ -83,11 +86,11 @@ class DayRule(NamedTuple):
         if self.nearest:
             numbered = _bits(_nearest_weekday(day, length, first_weekday) - 1 for day in self.nearest)
         else:
-            numbered = _bits(day - 1 for day in _numbers(self.days, range(1, length + 1), last=length))
+            numbered = _bits(day - 1 for day in numbers(self.days, range(1, length + 1), last=length))
         if self.nth:
             named = _bits(day - 1 for day in self._nth_days(length, first_weekday))
         else:
-            weekdays = _numbers(self.weekdays, WEEKDAYS)
+            weekdays = numbers(self.weekdays, WEEKDAYS)
             named = _bits(day for day in range(length) if (first_weekday + day) % 7 in weekdays)
         return numbered, named
 
@@ -139,21 +142,19 @@ class Pattern:
 
     def __init__(self, parsed: croniter) -> None:
         """Raises CroniterBadCronError if the expression names no time at all."""
-        fields = list(cast("list[Field]", parsed.expanded))
-        fields += DEFAULTS[len(fields) - 5 :]
-        minutes, hours, days, months, weekdays, seconds, years = fields
+        minutes, hours, days, months, weekdays, seconds, years = values_of(parsed)
         self.elapsed = any(text.startswith("*") for text in parsed.expressions[:2])
-        named = _numbers(minutes, range(60))
-        self._minutes = _bits(60 * n + minute for n in _numbers(hours, range(24)) for minute in named)
-        self._seconds = _bits(_numbers(seconds, range(60)))
+        named = numbers(minutes, range(60))
+        self._minutes = _bits(60 * n + minute for n in numbers(hours, range(24)) for minute in named)
+        self._seconds = _bits(numbers(seconds, range(60)))
         self._first_second = _lowest(self._seconds)
         self._last_second = _highest(self._seconds)
         self._first_in_day = 60 * _lowest(self._minutes) + self._first_second
         self._last_in_day = 60 * _highest(self._minutes) + self._last_second
         self._daily = self._minutes.bit_count() * self._seconds.bit_count()
-        self._months = _bits(_numbers(months, MONTHS))
-        self._years = None if "*" in years else sorted(_numbers(years, range(1970, 2100)))
-        self._rule = _day_rule(parsed, days, weekdays)
+        self._months = _bits(numbers(months, MONTHS))
+        self._years = None if "*" in years else sorted(numbers(years, range(1970, 2100)))
+        self._rule = day_rule(parsed, days, weekdays)
         self._masks: dict[tuple[bool, int], int] = {}
         self._windows: dict[int, Window] = {}
         self._recent = Window(0, 0, 0)
@@ -334,11 +335,11 @@ def uses_hash(expression: str) -> bool:
 
 def pattern_of(expression: str, seed: str) -> Pattern:
     """Return the compiled form of an expression. Raises CroniterBadCronError if it is invalid or names no time."""
-    return _compiled(_resolved(expression, seed) if seed else expression)
+    return _compiled(resolved(expression, seed) if seed else expression)
 
 
 @lru_cache(maxsize=SEEDS_MAX)
-def _resolved(expression: str, seed: str) -> str:
+def resolved(expression: str, seed: str) -> str:
     """Return the expression with croniter's value for this seed in place of each H."""
     fields, hashed = _fields(expression)
     if not hashed:
@@ -352,14 +353,14 @@ def _resolved(expression: str, seed: str) -> str:
 @lru_cache(maxsize=PATTERNS_MAX)
 def _fields(expression: str) -> tuple[list[str], list[int]]:
     """Return the fields of the expression, and which of them are hashed."""
-    _refuse_length(expression)
+    refuse_length(expression)
     fields = FIELD.findall(expression.lower())
     return fields, [n for n, field in enumerate(fields[:7]) if field[0] == "h"]
 
 
 @lru_cache(maxsize=PATTERNS_MAX)
 def _compiled(expression: str) -> Pattern:
-    _refuse_length(expression)
+    refuse_length(expression)
     for field in FIELD.findall(expression.lower()):
         if field[0] == "h":
             raise CroniterBadCronError(
@@ -396,14 +397,21 @@ def _refuse_field_count(expression: str) -> None:
         )
 
 
-def _refuse_length(expression: str) -> None:
+def refuse_length(expression: str) -> None:
+    """Raise CroniterBadCronError for a text that is too long to be kept in a cache."""
     if len(expression) > LENGTH_MAX:
         raise CroniterBadCronError(
             f"[{expression[:40]}…] is not acceptable: it is longer than {LENGTH_MAX} characters"
         )
 
 
-def _day_rule(parsed: croniter, days: Field, weekdays: Field) -> DayRule:
+def values_of(parsed: croniter) -> list[Field]:
+    """Return the values of all seven fields."""
+    values = list(cast("list[Field]", parsed.expanded))
+    return values + list(DEFAULTS[len(values) - 5 :])
+
+
+def day_rule(parsed: croniter, days: Field, weekdays: Field) -> DayRule:
     """
     Return how croniter combines the two day fields: either may match if neither is `*`, but `#`, `L5` and `W` then count
     alone, unless the other field contradicts them.
@@ -449,7 +457,7 @@ def _nearest_weekday(day: int, length: int, first_weekday: int) -> int:
     return day
 
 
-def _numbers(field: Field, everything: range, last: int = 0) -> set[int]:
+def numbers(field: Field, everything: range, last: int = 0) -> set[int]:
     """Return the numbers of a croniter list."""
     if "*" in field:
         return set(everything)

@@ -10,6 +10,7 @@ from croniter import CroniterBadCronError
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core import timetable
 from pyncette.core.cron import pattern_of, uses_hash
+from pyncette.core.reading import seconds_moved_last
 from pyncette.core.zone import DAY, FIRST_SECOND, LAST_SECOND, resolve_zone, zone_named
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "nth_latest",
     "resolve_zone",
     "seeded",
+    "seeded_cron",
     "upcoming",
 ]
 
@@ -72,9 +74,12 @@ Schedule: TypeAlias = Cron | Interval | Once
 
 def seeded(schedule: Schedule, key: str) -> Schedule:
     """Return the schedule with *key* as its seed if it uses `H`, else unchanged, so that equal ones stay equal."""
-    if isinstance(schedule, Cron) and uses_hash(schedule.expression):
-        return msgspec.structs.replace(schedule, seed=key)
-    return schedule
+    return seeded_cron(schedule, key) if isinstance(schedule, Cron) else schedule
+
+
+def seeded_cron(schedule: Cron, key: str) -> Cron:
+    """Return *schedule* with *key* as its seed if it uses `H`, else unchanged."""
+    return msgspec.structs.replace(schedule, seed=key) if uses_hash(schedule.expression) else schedule
 
 
 def check(schedule: Schedule) -> None:
@@ -104,7 +109,13 @@ def check_ahead(schedule: Schedule | None, after: Instant) -> None:
 
 def _check_cron(schedule: Cron) -> None:
     resolve_zone(schedule.zone)
-    pattern_of(schedule.expression, schedule.seed)
+    try:
+        pattern_of(schedule.expression, schedule.seed)
+    except CroniterBadCronError as error:
+        moved = seconds_moved_last(schedule.expression, schedule.seed)
+        if moved is None:
+            raise
+        raise CroniterBadCronError(f'{error}; seconds come last here: write "{moved}"') from error
     if first_after(schedule, BEFORE_1970, BEFORE_1970) is None:
         raise _never(schedule, f"in {schedule.zone}: the clocks there skip every time that it names")
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from dateutil.tz import gettz
 
@@ -143,6 +143,16 @@ def resolve_zone(name: str) -> tzinfo:
         if zone is not None:
             return zone
     raise ValueError(f"Invalid timezone specifier '{name}'.")
+
+
+def is_portable(name: str) -> bool:
+    """Return False for what else lies in a machine's folder of zones, such as localtime and posix/."""
+    return name[:1].isupper()
+
+
+def zone_names() -> list[str]:
+    """Return the names of the IANA database that this machine knows. It reads them each time, in some milliseconds."""
+    return sorted(filter(is_portable, available_timezones()))
 
 
 def zone_or_utc(name: str) -> tzinfo:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Final, Literal
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WithJsonSchema
 
+from pyncette.core.reading import suspect_field
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
 from pyncette.core.suggestions import did_you_mean
 from pyncette.core.times import instant_of
+from pyncette.core.zone import is_portable, zone_names
 from pyncette.resources.arguments import Arguments
 from pyncette.resources.modelling import (
     PATTERNS,
@@ -54,7 +56,7 @@ ZONE: Final = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
 def _known_zone(name: str) -> str:
     try:
-        known = _is_portable(name) and bool(ZoneInfo(name).key)
+        known = is_portable(name) and bool(ZoneInfo(name).key)
     except (KeyError, ValueError, OSError):
         known = False
     if not known:
@@ -62,15 +64,9 @@ def _known_zone(name: str) -> str:
     return name
 
 
-def _is_portable(name: str) -> bool:
-    """Pass over what else lies in a machine's folder of zones, such as localtime and posix/."""
-    return name[:1].isupper()
-
-
 def no_such_zone(name: str) -> str:
     """Return what is told of *name*, which is not a time zone."""
-    known = sorted(filter(_is_portable, available_timezones()))
-    hint = did_you_mean(name, known, "write one like Europe/Dublin or UTC")
+    hint = did_you_mean(name, zone_names(), "write one like Europe/Dublin or UTC")
     return f'"{name}" is not a time zone of the IANA database; {hint}'
 
 
@@ -363,14 +359,11 @@ class TaskSpec(Model):
         if self.schedule is not None:
             reason = _refusal_of(seeded(Cron(self.schedule, self.time_zone or DEFAULT_ZONE), "any"))
             if reason:
-                yield Finding("schedule", reason + _suspect(self.schedule), "InvalidSchedule")
+                yield Finding("schedule", reason + _hint(self.schedule), "InvalidSchedule")
         if self.execute_at is not None:
             reason = _refusal_of(Once(instant_of(self.execute_at)))
             if reason:
                 yield Finding("execute_at", reason, "InvalidSchedule")
-
-
-_CRON_FIELDS: Final = ("minute", "hour", "day of month", "month", "day of week", "second", "year")
 
 
 def _refusal_of(schedule: Schedule) -> str:
@@ -381,14 +374,9 @@ def _refusal_of(schedule: Schedule) -> str:
     return ""
 
 
-def _suspect(expression: str) -> str:
-    """Name the field that makes *expression* unacceptable, if it is one: croniter says so of few."""
-    fields = expression.split()
-    for index, name in zip(range(len(fields)), _CRON_FIELDS, strict=False):
-        rest = " ".join("*" if index == other else field for other, field in enumerate(fields))
-        if not _refusal_of(seeded(Cron(rest), "any")):
-            return f"; look at the {name}, {fields[index]}"
-    return ""
+def _hint(expression: str) -> str:
+    suspect = suspect_field(expression)
+    return f"; look at the {suspect}" if suspect else ""
 
 
 class PyncetteTask(Resource):

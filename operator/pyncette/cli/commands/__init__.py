@@ -18,6 +18,7 @@ from pyncette.cli.commands.folder import check, dev
 from pyncette.cli.commands.installation import migrate, operator, sweep, worker
 from pyncette.cli.commands.lists import runs, tasks, workers
 from pyncette.cli.commands.one_task import load, purge, redrive, resume, run
+from pyncette.cli.commands.schedule import schedule
 
 
 @click.group(
@@ -54,6 +55,7 @@ for each in (
     runs,
     workers,
     load,
+    schedule,
     migrate,
 ):
     cli.add_command(each)

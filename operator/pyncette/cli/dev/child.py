@@ -18,7 +18,9 @@ import msgspec
 
 from pyncette.app.application import Pyncette
 from pyncette.app.context import Context, NextFunc
+from pyncette.app.handlers import place_of
 from pyncette.app.process import choose_loop, run_context
+from pyncette.app.tasks import Task
 from pyncette.cli.dev.events import (
     TEXT_CHARACTERS_MAX,
     Declared,
@@ -35,9 +37,13 @@ from pyncette.cli.modules import Target, load_checked_app
 from pyncette.cli.worker import say_what_is_ignored
 from pyncette.clock import SECOND
 from pyncette.core.policies import jitter_of
+from pyncette.core.schedule import Cron, seeded_cron
 from pyncette.store.backend import read_backend
 from pyncette.telemetry.logs import as_text, extra_of, name_of, run_in_short, traceback_of
 from pyncette.worker.occurrence import current
+
+REALM: Final = ""
+"""Of the embedded database, which has no other tenants. It stands here too, since a worker does not load manifests."""
 
 GO: Final = b"go\n"
 """The line with which the parent process starts the runs, once no other worker runs."""
@@ -82,10 +88,16 @@ def main() -> int:
 
 
 def declared_by(app: Pyncette) -> Loaded:
-    """Return what the manifests of a folder may name of *app*."""
-    return Loaded(
-        tuple(Declared(task.name, task.kind.value, task.partition_count) for task in app.tasks.values())
-    )
+    """Return what the manifests of a folder may name of *app*, and the schedules that it has itself."""
+    return Loaded(tuple(map(_declared, app.tasks.values())))
+
+
+def _declared(task: Task) -> Declared:
+    file, line = place_of(task.task_func)
+    schedule = None
+    if task.schedule is not None:
+        schedule = seeded_cron(Cron(task.schedule, task.timezone or "UTC"), f"{REALM}/{task.name}")
+    return Declared(task.name, task.kind.value, task.partition_count, schedule, file, line)
 
 
 def run(app: Pyncette, orders: Orders, events: Events) -> int:
@@ -94,7 +106,7 @@ def run(app: Pyncette, orders: Orders, events: Events) -> int:
     say_what_is_ignored(app, backend)
     app.middlewares.insert(0, partial(report_run, events))
     with asyncio.Runner(loop_factory=choose_loop()) as runner:
-        create = partial(app.create, new_store=backend.new_store, realm="")
+        create = partial(app.create, new_store=backend.new_store, realm=REALM)
         return runner.run(run_context(create, datetime.timedelta(seconds=orders.drain_seconds)))
 
 

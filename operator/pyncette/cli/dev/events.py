@@ -7,6 +7,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from pyncette.core.schedule import Cron
+
 LINE_BYTES_MAX: Final = 1024 * 1024
 """Of one event; a log line beyond it is cut by who writes it."""
 
@@ -20,6 +22,11 @@ class Declared(msgspec.Struct, frozen=True):
     name: str
     kind: str
     partitions: int = 1
+    schedule: Cron | None = None
+    """The cron expression of a task with a schedule of its own, and what its instances get without one."""
+    file: str = ""
+    line: int = 0
+    """Where its handler is defined; empty: the place is unknown."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pyncette.cli.dev.events import Loaded
+from pyncette.cli.dev.schedule_notes import notes_on_manifests, notes_on_module
 from pyncette.clock import Instant
 from pyncette.core.schedule import check_ahead
 from pyncette.errors import ConfigurationError
@@ -123,7 +124,13 @@ class Folder:
         records = tuple(
             desired for item, desired in desired_records if item.place("spec", "schedule") not in late
         )
-        return DesiredState(records, tuple(sorted(problems)), (*loaded.notes, *_notes(loaded, others)), keep)
+        notes = (
+            *loaded.notes,
+            *_notes(loaded, others),
+            *notes_on_manifests(desired_records, now),
+            *notes_on_module(() if declared is None else declared.tasks, self.path, now),
+        )
+        return DesiredState(records, tuple(sorted(problems)), notes, keep)
 
     def _keep(self, loaded: Manifests, problems: Sequence[Remark]) -> Container[str]:
         """Return the tasks that are not gone: while a file has a problem, no task that was in it is gone."""
