@@ -1,9 +1,9 @@
 """
 The operator as a process, among the largest tasks that the API server stores: it stays within the limit of the chart.
 
-How much of etcd they fill is a number of MiB in the variable PYNCETTE_LARGE_MIB. etcd takes 1.5 GiB and more:
+Their size in MiB is in the variable PYNCETTE_LARGE_MIB:
 
-    PYNCETTE_LARGE_MIB=1536 pytest tests/apiserver/test_memory.py
+    PYNCETTE_LARGE_MIB=1536 pytest -m long --timeout 1800 tests/apiserver/test_memory.py
 """
 
 import asyncio

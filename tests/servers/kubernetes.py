@@ -41,6 +41,9 @@ STOP_SECONDS_MAX: Final = 30
 SERVED_SECONDS_MAX: Final = 30
 """A CRD is served within half a second after it was created."""
 
+ETCD_BYTES_MAX: Final = str(8 * 2**30)
+"""Quota of etcd, for tests with many large objects: each write of a status stores the object once more."""
+
 LOOK_SECONDS: Final = 0.05
 
 BUILD_LINES_SHOWN: Final = 20
@@ -481,6 +484,7 @@ class ApiServer:
             self.programs / "etcd", "--data-dir", self._folder / f"etcd-{self._etcd_port}", "--unsafe-no-fsync",
             "--listen-client-urls", address, "--advertise-client-urls", address,
             "--listen-peer-urls", "http://127.0.0.1:0", "--log-level", "warn",
+            "--quota-backend-bytes", ETCD_BYTES_MAX,
         ]  # fmt: skip
 
     def _server_command(self) -> list[str | Path]:
