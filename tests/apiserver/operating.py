@@ -295,6 +295,14 @@ class Crowd:
         async with self._slots:
             await self._ask("PATCH", f"{self._path}/{name}", task(name, **spec), content=APPLY, **query)
 
+    async def delete(self, numbers: Iterable[int]) -> None:
+        """Delete tasks, some at a time: a single request for all would have to answer with all of them."""
+        await asyncio.gather(*(self._delete(name_of(number)) for number in numbers))
+
+    async def _delete(self, name: str) -> None:
+        async with self._slots:
+            await self._ask("DELETE", f"{self._path}/{name}")
+
     async def edit(self, name: str, **spec: Any) -> Mapping[str, Any]:
         """Change fields of a spec, and return the task's metadata."""
         async with self._slots:
