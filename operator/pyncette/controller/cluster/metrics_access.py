@@ -34,7 +34,7 @@ DECISIONS_MAX: Final = 1_000
 
 REVIEWS_PER_SECOND: Final = 5.0
 REVIEWS_AT_ONCE: Final = 20
-"""Tokens that are reviewed, at most: whoever sends new ones without end must not load the API server."""
+"""Limits of the reviews of tokens, so that a sender of endless new tokens does not load the API server."""
 
 REVIEW_SECONDS: Final = 5.0
 """Time limit of the API server. Prometheus waits for ten seconds by default."""
