@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
-from cron_descriptor import ExpressionDescriptor, Options  # type: ignore[import-untyped]
+from cron_descriptor import ExpressionDescriptor, Options  # type: ignore[import-untyped] # it has no types
 
 from pyncette.core.cron import DayRule, numbers
 from pyncette.core.reading import Reading
