@@ -12,7 +12,7 @@ import msgspec
 
 from pyncette.app.behaviour import HEARTBEATS, Behaviour
 from pyncette.app.defaults import Defaults
-from pyncette.app.keywords import refusal
+from pyncette.app.keywords import refusal, warn_of_loose
 from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode
 from pyncette.clock import LONGEST
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
@@ -93,6 +93,7 @@ def pop_args(options: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     Raises ValueError for an unknown option, unless the *defaults* take loose keywords for arguments.
     """
     if defaults.loose_keywords:
+        warn_of_loose(options)
         return options
     args = options.pop("args", None)
     if options:

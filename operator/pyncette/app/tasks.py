@@ -326,10 +326,11 @@ class Task:
 
     def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
         """Return the instance of this template for the result of `as_spec` of an instance."""
-        interval, execute_at = task_spec["interval"], task_spec["execute_at"]
+        interval, execute_at, args = (task_spec[name] for name in ("interval", "execute_at", "extra_args"))
+        arguments = args if self._options.defaults.loose_keywords else {"args": args}
         return self.instantiate(
             task_spec["name"],
-            **task_spec["extra_args"],
+            **arguments,
             schedule=task_spec["schedule"],
             interval=None if interval is None else datetime.timedelta(seconds=interval),
             execute_at=None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
