@@ -296,9 +296,7 @@ class Play:
         if self.key not in self.records:
             self.put(Change(None, edits.created(self.key, self.spec, self.policies, at(minutes))))
             return None
-        after = edits.rescheduled(
-            self.record, self.spec, self.policies, at(minutes), keep_sooner=keep_sooner
-        )
+        after = edits.rescheduled(self.record, self.spec, self.policies, at(minutes), keep_sooner=keep_sooner)
         if isinstance(after, Locked):
             return after
         assert self.put(Change(self.record, after))

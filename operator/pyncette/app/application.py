@@ -266,7 +266,7 @@ class Pyncette:
 
     def _declare(self, task: Task) -> Task:
         check_task_name(task.name)
-        check_handler(task.task_func)
+        check_handler(task.task_func, arguments=() if task.arguments is None else task.arguments.names)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
         warn_if_plain(task.task_func)

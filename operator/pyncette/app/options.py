@@ -12,8 +12,10 @@ import msgspec
 
 from pyncette.app.behaviour import HEARTBEATS, Behaviour
 from pyncette.app.defaults import Defaults
+from pyncette.app.handlers import Handler
 from pyncette.app.keywords import refusal, warn_of_loose
 from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode
+from pyncette.app.signatures import Arguments, arguments_by_signature
 from pyncette.clock import LONGEST
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
 from pyncette.core.spec import CONCURRENT_RUNS_MAX, EMPTY_ARGS
@@ -57,10 +59,12 @@ class Options(NamedTuple):
     behaviour: Behaviour
     schedule: Schedule | None
     args: msgspec.Raw
+    arguments: Arguments | None
+    """The arguments that the handler takes by its signature; None if it takes the context alone."""
 
 
-def read_options(given: Mapping[str, Any], defaults: Defaults) -> Options:
-    """Read the options of a decorator. Its name is read by the caller. Raises ValueError."""
+def read_options(given: Mapping[str, Any], defaults: Defaults, handler: Handler) -> Options:
+    """Read the options of a decorator of *handler*. Its name is read by the caller. Raises ValueError."""
     options = dict(given)
     options.pop("name", None)
     shown = shown_as_arguments(options, defaults)
@@ -75,8 +79,14 @@ def read_options(given: Mapping[str, Any], defaults: Defaults) -> Options:
         )
     behaviour = pop_behaviour(options, defaults.behaviour)
     schedule = pop_schedule(options)
-    args = encode_args(pop_args(options, defaults) | shown)
-    return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args)
+    arguments = arguments_by_signature(handler, all_parameters=not defaults.loose_keywords)
+    args = encode_args(as_stored(pop_args(options, defaults) | shown, arguments))
+    return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args, arguments)
+
+
+def as_stored(args: dict[str, Any], arguments: Arguments | None) -> dict[str, Any]:
+    """Return *args* as JSON values, if the handler says by its signature what they are. Raises ValueError."""
+    return args if arguments is None else arguments.stored(args)
 
 
 def shown_as_arguments(options: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:

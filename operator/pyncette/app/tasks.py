@@ -20,6 +20,7 @@ from pyncette.app.options import (
     Options,
     PartitionSelector,
     arguments_of,
+    as_stored,
     check_instance_name,
     check_task_name,
     encode_args,
@@ -29,6 +30,7 @@ from pyncette.app.options import (
     read_options,
     shown_as_arguments,
 )
+from pyncette.app.signatures import Arguments
 from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
 from pyncette.core.schedule import Cron, Interval, Once, first_after, seeded
@@ -75,7 +77,7 @@ class Task:
         kind = Kind.TEMPLATE if dynamic else Kind.STATIC
         if parent_task is not None:
             kind = Kind.INSTANCE
-        self._declare(name, func, kind, read_options(options, DEFAULTS_OF_1_X), parent_task)
+        self._declare(name, func, kind, read_options(options, DEFAULTS_OF_1_X, func), parent_task)
 
     @classmethod
     def declared(
@@ -83,7 +85,7 @@ class Task:
     ) -> Self:
         """Create a task from the *options* of a decorator, read by the *defaults* of its app. Raises ValueError."""
         task = cls.__new__(cls)
-        task._declare(name, func, kind, read_options(options, defaults))  # noqa: SLF001 - it is one of this class
+        task._declare(name, func, kind, read_options(options, defaults, func))  # noqa: SLF001 - it is one of this class
         return task
 
     def _declare(
@@ -96,6 +98,8 @@ class Task:
         if kind in {Kind.STATIC, Kind.INSTANCE} and options.schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the task {name} has none of them")
         check_task_name(name)
+        if kind is Kind.STATIC and options.arguments is not None:
+            options.arguments.check(options.args)
         self._fill(name, func, kind, options, 1 * SECOND, parent_task)
 
     def _fill(
@@ -287,14 +291,18 @@ class Task:
         own = None
         if behaviour is not self._options.behaviour:
             own = policies_of(behaviour, self._poll_interval)
-        given = pop_args(given, self._options.defaults) | shown
+        arguments = self._options.arguments
+        given = as_stored(pop_args(given, self._options.defaults) | shown, arguments)
         if defaults is None:
             defaults = self._options.args
         if defaults is not EMPTY_ARGS:
             given = {**arguments_of(defaults), **given}
         if isinstance(schedule, Cron):
             schedule = seeded(schedule, f"{realm}/{self.name}/{instance_name}")
-        return Spec(schedule, encode_args(given), own)
+        args = encode_args(given)
+        if arguments is not None:
+            arguments.check(args)
+        return Spec(schedule, args, own)
 
     def instance(self, instance_name: str, spec: Spec) -> Task:
         """Return the instance of this template with *spec*."""
@@ -364,9 +372,14 @@ class Task:
         task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
         return task.instance(record.key.instance, record.spec) if record.key.instance else task
 
-    def __call__(self, context: Any) -> Awaitable[None]:
+    @property
+    def arguments(self) -> Arguments | None:
+        """The arguments that the handler takes by its signature; None if it takes the context alone."""
+        return self._options.arguments
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
         """Call the handler without middlewares, for tests."""
-        return self.task_func(context)
+        return self.task_func(*args, **kwargs)
 
     def __str__(self) -> str:
         return self.canonical_name
@@ -389,6 +402,7 @@ class Task:
             behaviour,
             spec.schedule,
             spec.args,
+            self._options.arguments,
         )
 
 
