@@ -98,7 +98,7 @@ class Runtime:
         if app.outcome_listeners:
             ledger.on_ended(self._ended)
             for task in app.tasks.values():
-                if task.kind is not Kind.HANDLER:  # the tasks of a handler come from resources
+                if task._kind is not Kind.HANDLER:  # the tasks of a handler come from resources
                     self._registered(realm, task.name)
 
     async def run(self, app_context: Any, contexts_of: ContextsOf) -> None:
@@ -164,14 +164,14 @@ class Runtime:
         rules = {}
         for task in self.app.tasks.values():
             key = Key(Partition(self.realm, task.name), task.name)
-            if task.kind is Kind.STATIC:
-                spec = task.own_spec(self.realm)
+            if task._kind is Kind.STATIC:
+                spec = task._own_spec(self.realm)
                 assert spec.policies is not None
                 self._warn_if_over(spec)
                 rules[key] = declaration(key, spec, spec.policies)
-            elif task.kind is Kind.TEMPLATE:
+            elif task._kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
-                rules[key] = first_declaration(key, spec, task.policies)
+                rules[key] = first_declaration(key, spec, task._policies)
         await self.ledger.apply(rules)
         await self.read_templates()
         await self._remove_permits()
@@ -182,7 +182,7 @@ class Runtime:
         unlimited = {
             permit_partition(self.realm, task.name, task.name): task.name
             for task in self.app.tasks.values()
-            if task.kind is not Kind.HANDLER and not self._templates.common(task).policies.max_concurrent
+            if task._kind is not Kind.HANDLER and not self._templates.common(task).policies.max_concurrent
         }
         if not unlimited:
             return
@@ -265,7 +265,7 @@ class Runtime:
             worker.poll_soon()
 
         for task in tasks:
-            task.on_polled_changed.add(poll_soon)
+            task._on_polled_changed.add(poll_soon)
         self._templates.refusals_changed = refusals_changed
         try:
             async with self._following_tasks():
@@ -273,7 +273,7 @@ class Runtime:
         finally:
             self._templates.refusals_changed = None
             for task in tasks:
-                task.on_polled_changed.discard(poll_soon)
+                task._on_polled_changed.discard(poll_soon)
 
     def _registered(self, realm: str, task: str) -> None:
         for listener in self.app.outcome_listeners:
@@ -281,7 +281,7 @@ class Runtime:
 
     def _lost(self, realm: str, task: str) -> None:
         known = self.app.tasks.get(task)
-        if known is not None and known.kind is not Kind.HANDLER:  # declared tasks are never lost
+        if known is not None and known._kind is not Kind.HANDLER:  # declared tasks are never lost
             return
         for listener in self.app.outcome_listeners:
             listener.lost(realm, task)
@@ -296,7 +296,7 @@ class Runtime:
             return None
         holder, slots, *_ = self._settings
         counts = {
-            task.name: task.partition_count for task in self.app.tasks.values() if task.kind is Kind.TEMPLATE
+            task.name: task.partition_count for task in self.app.tasks.values() if task._kind is Kind.TEMPLATE
         }
         member = Member(
             holder,
