@@ -18,8 +18,9 @@ from pyncette.app.handlers import Middleware
 from pyncette.app.instances import Instances, declaration, first_declaration
 from pyncette.app.modes import A_MICROSECOND, datetime_of
 from pyncette.app.registration import ContextOf, TaskRegistration
-from pyncette.app.tasks import Kind, Task
+from pyncette.app.tasks import Kind, Task, schema_of
 from pyncette.app.templates import Templates
+from pyncette.coordination.argument_schemas import publication, schema_key
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
@@ -156,7 +157,7 @@ class Runtime:
 
     async def declare_tasks(self) -> None:
         """
-        Store the declared tasks, if they differ from the stored ones.
+        Store the declared tasks, and the schemas of their arguments, if they differ from the stored ones.
 
         If the instances of a template are stored in a different number of partitions, only that template is refused: this
         process neither claims nor schedules its instances.
@@ -172,6 +173,10 @@ class Runtime:
             elif task._kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
                 rules[key] = first_declaration(key, spec, task._policies)
+        for task in self.app.tasks.values():
+            if task._kind in {Kind.TEMPLATE, Kind.HANDLER}:  # a manifest can name it
+                key = schema_key(self.realm, task.name)
+                rules[key] = publication(self.realm, task.name, schema_of(task))
         await self.ledger.apply(rules)
         await self.read_templates()
         await self._remove_permits()

@@ -424,3 +424,8 @@ class Task(Generic[P]):
 def kind_of(task: Task) -> Kind:
     """Return the source of the runs of *task*, for the commands: it is not for task modules."""
     return task._kind
+
+
+def schema_of(task: Task) -> dict[str, Any] | None:
+    """Return the JSON schema of the arguments that the handler of *task* takes; None if its signature does not say."""
+    return None if task._arguments is None else task._arguments.schema()
