@@ -31,7 +31,11 @@ def reminder_of(person: Person) -> tuple[str, Mapping[str, Any]]:
 
 def report_of(person: Person) -> tuple[str, Mapping[str, Any]]:
     """Return the name and the options of the instance that writes *person* a report each week."""
-    return str(person.id), {"schedule": REPORT_TIME, "timezone": person.zone, "args": {"person_id": person.id}}
+    return str(person.id), {
+        "schedule": REPORT_TIME,
+        "timezone": person.zone,
+        "args": {"person_id": person.id},
+    }
 
 
 async def subscribe_everyone(context: PyncetteContext, database: Database) -> AsyncIterator[InstanceResult]:

@@ -84,7 +84,9 @@ def test_each_line_becomes_an_instance(folder):
 
 
 async def test_the_arguments_of_a_line_may_have_any_name_in_an_app_with_safe_defaults(folder):
-    typed = MODULE.replace("Pyncette()", 'Pyncette(defaults="safe")').replace("(context)", "(context, name: str)", 1)
+    typed = MODULE.replace("Pyncette()", 'Pyncette(defaults="safe")').replace(
+        "(context)", "(context, name: str)", 1
+    )
     folder.write("tasks.py", typed)
     folder.write(
         "users.jsonl",
