@@ -6,10 +6,12 @@ import datetime
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha1
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import msgspec
 
+from pyncette.app.behaviour import behaviour_of, closest_failure_mode, policies_of, with_history
+from pyncette.app.defaults import DEFAULTS_OF_1_X, Defaults
 from pyncette.app.handlers import Handler
 from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of
 from pyncette.app.options import (
@@ -18,16 +20,14 @@ from pyncette.app.options import (
     Options,
     PartitionSelector,
     arguments_of,
-    behaviour_of,
     check_instance_name,
     check_task_name,
     encode_args,
-    policies_of,
+    pop_args,
     pop_behaviour,
     pop_schedule,
     read_options,
     shown_as_arguments,
-    with_history,
 )
 from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
@@ -72,18 +72,31 @@ class Task:
         parent_task: Task | None = None,
         **options: Any,
     ) -> None:
-        read = read_options(options)
         kind = Kind.TEMPLATE if dynamic else Kind.STATIC
         if parent_task is not None:
             kind = Kind.INSTANCE
-        if kind is Kind.STATIC and isinstance(read.schedule, Once):
+        self._declare(name, func, kind, read_options(options, DEFAULTS_OF_1_X), parent_task)
+
+    @classmethod
+    def declared(
+        cls, name: str, func: Handler, kind: Kind, options: Mapping[str, Any], defaults: Defaults
+    ) -> Self:
+        """Create a task from the *options* of a decorator, read by the *defaults* of its app. Raises ValueError."""
+        task = cls.__new__(cls)
+        task._declare(name, func, kind, read_options(options, defaults))  # noqa: SLF001 - it is one of this class
+        return task
+
+    def _declare(
+        self, name: str, func: Handler, kind: Kind, options: Options, parent_task: Task | None = None
+    ) -> None:
+        if kind is Kind.STATIC and isinstance(options.schedule, Once):
             raise ValueError(
                 f"execute_at is only supported for dynamic tasks; use a schedule or an interval for the task {name}"
             )
-        if kind is not Kind.TEMPLATE and read.schedule is None:
+        if kind in {Kind.STATIC, Kind.INSTANCE} and options.schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the task {name} has none of them")
         check_task_name(name)
-        self._fill(name, func, kind, read, 1 * SECOND, parent_task)
+        self._fill(name, func, kind, options, 1 * SECOND, parent_task)
 
     def _fill(
         self,
@@ -192,7 +205,8 @@ class Task:
 
     @property
     def failure_mode(self) -> FailureMode:
-        return self._options.behaviour.failure_mode
+        """The failure mode, or the one that is closest to the retry policy."""
+        return closest_failure_mode(self._options.behaviour)
 
     @property
     def execution_mode(self) -> ExecutionMode:
@@ -268,12 +282,12 @@ class Task:
         schedule = pop_schedule(given) or self._options.schedule
         if schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the instance {instance_name!r} has none of them")
-        shown = shown_as_arguments(given)
+        shown = shown_as_arguments(given, self._options.defaults)
         behaviour = pop_behaviour(given, self._options.behaviour)
         own = None
         if behaviour is not self._options.behaviour:
             own = policies_of(behaviour, self._poll_interval)
-        given |= shown
+        given = pop_args(given, self._options.defaults) | shown
         if defaults is None:
             defaults = self._options.args
         if defaults is not EMPTY_ARGS:
@@ -312,10 +326,11 @@ class Task:
 
     def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
         """Return the instance of this template for the result of `as_spec` of an instance."""
-        interval, execute_at = task_spec["interval"], task_spec["execute_at"]
+        interval, execute_at, args = (task_spec[name] for name in ("interval", "execute_at", "extra_args"))
+        arguments = args if self._options.defaults.loose_keywords else {"args": args}
         return self.instantiate(
             task_spec["name"],
-            **task_spec["extra_args"],
+            **arguments,
             schedule=task_spec["schedule"],
             interval=None if interval is None else datetime.timedelta(seconds=interval),
             execute_at=None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
@@ -367,6 +382,7 @@ class Task:
     def _as_stored(self, spec: Spec) -> Options:
         behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
         return Options(
+            self._options.defaults,
             self.enabled,
             self.concurrency_limit,
             self.max_concurrent_runs,
@@ -388,6 +404,15 @@ class PartitionedTask(Task):
         **options: Any,
     ) -> None:
         super().__init__(**options, dynamic=True)
+        self.spread(partition_count, partition_selector, enabled_partitions)
+
+    def spread(
+        self,
+        partition_count: int,
+        partition_selector: PartitionSelector | None,
+        enabled_partitions: Sequence[int] | Literal["shared"] | None,
+    ) -> None:
+        """Set the partitions of a new task. Raises ValueError for invalid ones."""
         if partition_count < 1:
             raise ValueError("Partition count must be greater than or equal to 1")
         self._partition_count = partition_count
