@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -12,10 +11,11 @@ from pyncette.app.context import Context, TaskFunc, runtime_of
 from pyncette.app.handlers import awaitable, mark_as_awaiting
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import LeaseLostException
 from pyncette.worker.occurrence import Occurrence
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RETRIES_A_LEASE: Final = 10
 """After a failed heartbeat, the next follows after this fraction of the lease."""
@@ -109,8 +109,9 @@ class _Pulse:
                 self._lose()
                 return
         except Exception as error:  # noqa: BLE001 - a middleware may have replaced the heartbeat with anything
-            facts = {} if self._occurrence is None else self._occurrence.log_fields()
-            logger.warning("a heartbeat failed: %s: %s", type(error).__name__, error, extra=facts)
+            logger.warning(
+                "a heartbeat failed: %s: %s", type(error).__name__, error, extra=self._log_fields()
+            )
             if self._cancel and self._occurrence is not None and not self._occurrence.lease_remaining():
                 self._lose()
                 return
@@ -120,10 +121,15 @@ class _Pulse:
     def _lose(self) -> None:
         if self._handler_task is None:
             return
-        logger.warning("the lease of %s was lost while its handler runs", self._context.task)
+        logger.warning("the lease was lost while the handler runs", extra=self._log_fields())
         if self._cancel:
             self._lost = True
             self._handler_task.cancel()
+
+    def _log_fields(self) -> dict[str, Any]:
+        if self._occurrence is None:
+            return {"task": str(self._context.task)}
+        return self._occurrence.log_fields()
 
 
 def _occurrence_of(context: Any) -> Occurrence | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -16,10 +15,11 @@ from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksRes
 from pyncette.app.runtime import Runtime
 from pyncette.app.tasks import Task
 from pyncette.core.accounting import idempotency_key, run_id
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import LeaseLostException, StoreUnavailableError
 from pyncette.worker.occurrence import Occurrence
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 
 class Context:

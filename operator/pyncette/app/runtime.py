@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import logging
 import os
 import secrets
 import socket
@@ -23,6 +22,7 @@ from pyncette.app.templates import Templates
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Key, Outcome, Partition
 from pyncette.core.schedule import check_ahead
 from pyncette.core.spec import Spec
@@ -32,7 +32,7 @@ from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.service import AHEAD, Figures, Listener, OutcomeListener, Worker, WorkerSettings
 from pyncette.worker.stored_tasks import follow_tasks
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 Fixture: TypeAlias = Callable[[Any], AsyncIterator[Any]]
 """A fixture, called with the app context."""
@@ -155,6 +155,13 @@ class Runtime:
             return False
         return self._worker is None or self._worker.is_settled(asleep)
 
+    def unsettled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> list[str]:
+        """Return what simulated time waits for, one line each: the runs, or else what does not answer."""
+        if self._running and self._worker is None:
+            return ["the fixtures are not set up yet"]
+        runs = [] if self._worker is None else self._worker.unsettled(asleep)
+        return runs or ["no handler runs: the backend does not answer"]
+
     async def declare_tasks(self) -> None:
         """
         Store the declared tasks, if they differ from the stored ones.
@@ -168,7 +175,7 @@ class Runtime:
             if task.kind is Kind.STATIC:
                 spec = task.own_spec(self.realm)
                 assert spec.policies is not None
-                self._warn_if_over(spec)
+                self._warn_if_over(task, spec)
                 rules[key] = declaration(key, spec, spec.policies)
             elif task.kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
@@ -228,12 +235,12 @@ class Runtime:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    def _warn_if_over(self, spec: Spec) -> None:
+    def _warn_if_over(self, task: Task, spec: Spec) -> None:
         try:
             check_ahead(spec.schedule, self.clock.now())
         except ValueError as error:
             # No reason not to start: its schedule may have ended after the module was written.
-            logger.warning("a task has no further due time: %s", error)
+            logger.warning("a task has no further due time: %s", error, extra={"task": task.name})
 
     async def _work(self, context_of: ContextOf) -> None:
         tasks = list(self.app.tasks.values())

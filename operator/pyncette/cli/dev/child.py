@@ -36,6 +36,7 @@ from pyncette.cli.failures import ExitCode, failure_of
 from pyncette.cli.modules import Target, load_checked_app
 from pyncette.cli.worker import say_what_is_ignored
 from pyncette.clock import SECOND
+from pyncette.core.log_messages import sentence_of
 from pyncette.core.policies import jitter_of
 from pyncette.core.schedule import Cron, seeded_cron
 from pyncette.store.backend import read_backend
@@ -157,7 +158,7 @@ class EventHandler(logging.Handler):
                     record.created,
                     record.levelname,
                     record.name,
-                    record.getMessage()[:TEXT_CHARACTERS_MAX],
+                    sentence_of(record)[:TEXT_CHARACTERS_MAX],
                     as_text({**run_in_short(), **extra_of(record)})[:TEXT_CHARACTERS_MAX],
                     traceback_of(self._formatter, record)[-TEXT_CHARACTERS_MAX:],
                 )
