@@ -221,13 +221,16 @@ class PyncetteContext:
         task: Task,
         limit: int | None = None,
         continuation_token: ContinuationToken | None = None,
+        *,
+        prefix: str = "",
     ) -> ListTasksResponse:
         """
         Return a page of at most *limit* instances of *task*, by default `batch_size`.
 
-        Following the tokens to the end returns each instance that exists throughout exactly once.
+        Following the tokens to the end returns each instance that exists throughout exactly once. With *prefix*, the pages
+        hold the instances whose names begin with it, and nothing else is read: list one user's with names like `ada/17`.
         """
-        return await self._runtime.instances.page(task, limit, continuation_token)
+        return await self._runtime.instances.page(task, limit, continuation_token, prefix)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 

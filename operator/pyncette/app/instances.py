@@ -168,21 +168,25 @@ class Instances:
 
         return self._streamed(names, prepared, write)
 
-    async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
-        """Return at most *limit* instances, and the token of the next page."""
+    async def page(
+        self, task: Task, limit: int | None, token: ContinuationToken | None, prefix: str = ""
+    ) -> ListTasksResponse:
+        """Return at most *limit* instances whose names begin with *prefix*, and the token of the next page."""
         if task.kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         self._templates.require_served(task)
         limit = self._page_size if limit is None else limit
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
+        if prefix:
+            check_instance_name(prefix)
+        number, after = (0, None) if token is None else self._position(task, token, prefix)
         now = await self._ledger.now()
         states: list[TaskState] = []
-        number, after = (0, None) if token is None else self._position(task, token)
         while number < task.partition_count:
             partition = Partition(self._realm, task.name, number)
             wanted = min(limit - len(states), ANSWER_RECORDS_MAX)
-            records = await self._ledger.store.scan(partition, task.name, after, wanted)
+            records = await self._scan(partition, task, after, wanted, prefix)
             if not records:
                 number, after = number + 1, None
                 continue
@@ -191,6 +195,20 @@ class Instances:
             if len(states) == limit:
                 return ListTasksResponse(states, _token(after))
         return ListTasksResponse(states, None)
+
+    async def _scan(
+        self, partition: Partition, task: Task, after: Key | None, limit: int, prefix: str
+    ) -> list[Record]:
+        """Return the next records of instances whose names begin with *prefix*; none at the end of the partition."""
+        store = self._ledger.store
+        if after is None and prefix:
+            after = Key(partition, task.name, prefix)
+            # A scan begins after its key, and that may be the name of an instance.
+            (named,) = await store.load([after])
+            if named is not None:
+                return [named]
+        records = await store.scan(partition, task.name, after, limit)
+        return [record for record in records if record.key.instance.startswith(prefix)]
 
     def _request(self, task: Task, name: str, options: Mapping[str, Any]) -> InstanceRequest:
         self._templates.require_served(task)
@@ -215,13 +233,15 @@ class Instances:
             raise ValueError(f"instance name must be provided: {task} is a dynamic task")
         return task, self._key(task, name)
 
-    def _position(self, task: Task, token: ContinuationToken) -> tuple[int, Key]:
+    def _position(self, task: Task, token: ContinuationToken, prefix: str) -> tuple[int, Key]:
         try:
             name, number, instance, occurrence = json.loads(base64.urlsafe_b64decode(token))
         except (ValueError, TypeError, binascii.Error) as error:
             raise ValueError("not a continuation token of list_tasks") from error
         if name != task.name:
             raise ValueError(f"the continuation token is of the task {name}, not of {task.name}")
+        if not instance.startswith(prefix):
+            raise ValueError(f"the continuation token is of a list without the prefix {prefix!r}")
         return number, Key(Partition(self._realm, task.name, number), name, instance, occurrence)
 
     async def _schedule_batch(
