@@ -275,7 +275,7 @@ class PyncetteContext:
         for task in self.app.tasks.values():
             key = Key(Partition(self.realm, task.name), task.name)
             if task.kind is Kind.STATIC:
-                spec = task.own_spec(self.realm)
+                spec = task.own_spec()
                 assert spec.policies is not None
                 self._warn_if_over(spec)
                 rules[key] = declaration(key, spec, spec.policies)

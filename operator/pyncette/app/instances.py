@@ -165,7 +165,7 @@ class Instances:
     def _request(self, task: Task, name: str, options: Mapping[str, Any]) -> InstanceRequest:
         self._templates.require_served(task)
         common = self._templates.common(task)
-        spec = task.spec_of(name, options, self._realm, common.args)
+        spec = task.spec_of(name, options, common.args, common.policies)
         partition = Partition(self._realm, task.name, task.partition_of(name))
         return InstanceRequest(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 

@@ -65,9 +65,12 @@ class TaskRegistration:
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
         return self._call(self._context_of(self, occurrence))
 
+    def retries(self, error: BaseException) -> bool:
+        return self.task.retried_errors.include(error)
+
     def task_for(self, record: Record) -> Task:
         """Return the task of *record*."""
-        return self.task.of_record(record)
+        return self.task.of_record(record, self.policies)
 
 
 def wrapped(handler: Handler, middlewares: Sequence[Middleware]) -> Call:
