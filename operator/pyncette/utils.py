@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from pyncette.app.context import Context, TaskFunc
+from pyncette.app.context import Context, TaskFunc, runtime_of
 from pyncette.app.handlers import awaitable, mark_as_awaiting
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
@@ -39,10 +39,10 @@ def with_heartbeat(
 
     def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
         @functools.wraps(handler)
-        async def run(context: Context) -> None:
+        async def run(context: Context, **arguments: Any) -> None:
             pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)
             try:
-                await awaitable(handler, handler(context))
+                await awaitable(handler, handler(context, **arguments))
             except asyncio.CancelledError:
                 pulse.raise_if_lost()
                 raise
@@ -67,8 +67,9 @@ class _Pulse:
             self._heartbeats: set[asyncio.Task[None]] = set()
             self._lease: Duration = context.task.lease_duration // A_MICROSECOND
         else:
-            self._clock = context.app_context.clock
-            self._heartbeats = context.app_context.heartbeats
+            runtime = runtime_of(context.app_context)
+            self._clock = runtime.clock
+            self._heartbeats = runtime.heartbeats
             self._lease = self._occurrence.held.policies.lease
         self._left = int(self._lease * ratio)
         self._cancel = cancel

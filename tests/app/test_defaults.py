@@ -2,10 +2,14 @@
 
 import datetime
 import itertools
+import logging
+import re
 
 import pytest
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
+from pyncette.app.context import runtime_of
+from pyncette.app.keywords import NEW_OPTIONS, OTHER_NAMES, LooseKeywordWarning, remedy
 from pyncette.core.spec import Heartbeat, Missed, Mode, Policies, Retry
 from pyncette.errors import ConfigurationError
 from pyncette.task import Task
@@ -71,7 +75,7 @@ async def test_a_failing_safe_task_is_retried_with_backoff_five_times(safe, cloc
 
     @safe.dynamic_task()
     async def fail(context):
-        attempts.append((context.attempt, context.app_context.clock.now()))
+        attempts.append((context.attempt, runtime_of(context.app_context).clock.now()))
         raise ValueError("no")
 
     async with running(safe, clock) as app_context:
@@ -147,6 +151,7 @@ async def test_an_instance_of_a_safe_app_with_a_loose_keyword_is_not_scheduled(s
         assert await app_context.get_task(remind, "ada") is None
 
 
+@pytest.mark.filterwarnings("ignore::pyncette.app.keywords.LooseKeywordWarning")
 def test_args_is_an_argument_in_an_app_with_the_defaults_of_1_x(memory):
     remind = Pyncette(memory).dynamic_task(args={"a": 1}, other=2)(a_handler)
 
@@ -157,3 +162,147 @@ def test_args_is_an_argument_in_an_app_with_the_defaults_of_1_x(memory):
 
 def test_defaults_is_an_argument_of_tasks(memory):
     assert Pyncette(memory).dynamic_task(defaults="safe")(a_handler).extra_args == {"defaults": "safe"}
+
+
+def test_an_instance_of_a_safe_app_is_made_from_its_own_spec(safe):
+    remind = safe.dynamic_task()(a_handler)
+    ada = remind.instantiate("ada", interval=seconds(5), args={"name": "ada"})
+
+    assert remind.instantiate_from_spec(ada.as_spec()).as_spec() == ada.as_spec()
+
+
+# --- Edits ---------------------------------------------------------------------------------------------------------------
+
+
+async def scheduled_at(app, clock, *edits):
+    remind = app.dynamic_task()(a_handler)
+    async with app.create(clock=clock) as app_context:
+        for edit in edits:
+            await app_context.schedule_task(remind, "ada", **edit)
+        return (await app_context.get_task(remind, "ada")).scheduled_at
+
+
+async def test_an_edit_of_a_safe_app_replaces_the_next_time(safe, clock):
+    assert await scheduled_at(safe, clock, {"execute_at": at(10)}, {"execute_at": at(20)}) == at(20)
+
+
+async def test_an_edit_of_a_safe_app_keeps_the_sooner_time_if_told_to(safe, clock):
+    later = {"execute_at": at(20), "keep_sooner": True}
+
+    assert await scheduled_at(safe, clock, {"execute_at": at(10)}, later) == at(10)
+
+
+async def test_an_edit_with_the_defaults_of_1_x_keeps_the_sooner_time(memory, clock):
+    app = Pyncette(memory)
+
+    assert await scheduled_at(app, clock, {"execute_at": at(10)}, {"execute_at": at(20)}) == at(10)
+
+
+async def test_an_edit_with_the_same_schedule_leaves_the_next_time_alone(safe, clock):
+    remind = safe.dynamic_task()(a_handler)
+    async with safe.create(clock=clock) as app_context:
+        await app_context.schedule_task(remind, "ada", interval=seconds(60))
+        await clock.advance(seconds(45))
+        await app_context.schedule_task(remind, "ada", interval=seconds(60), args={"user": 1})
+        state = await app_context.get_task(remind, "ada")
+
+    assert state.scheduled_at == at(60)
+    assert state.task.extra_args == {"user": 1}
+
+
+@pytest.mark.parametrize(("keep_sooner", "expected"), [(None, at(20)), (True, at(10)), (False, at(20))])
+async def test_many_edits_of_a_safe_app_replace_unless_told_otherwise(safe, clock, keep_sooner, expected):
+    remind = safe.dynamic_task()(a_handler)
+    async with safe.create(clock=clock) as app_context:
+        await app_context.schedule_task(remind, "ada", execute_at=at(10))
+        items = [("ada", {"execute_at": at(20)})]
+        async for result in app_context.schedule_many(remind, items, keep_sooner=keep_sooner):
+            assert result.error is None
+        assert (await app_context.get_task(remind, "ada")).scheduled_at == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"force": "x"}, "force must be True or False, not 'x'"),
+        ({"keep_sooner": 1}, "keep_sooner must be True or False, not 1"),
+        ({"force": True, "keep_sooner": True}, "force and keep_sooner are mutually exclusive"),
+    ],
+)
+async def test_how_to_edit_is_checked(safe, clock, options, message):
+    remind = safe.dynamic_task()(a_handler)
+    async with safe.create(clock=clock) as app_context:
+        with pytest.raises(ValueError, match=message):
+            await app_context.schedule_task(remind, "ada", execute_at=at(1), **options)
+
+
+# --- Loose keywords with the defaults of 1.x -----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::pyncette.app.keywords.LooseKeywordWarning")
+@pytest.mark.parametrize("name", sorted(NEW_OPTIONS))
+async def test_a_new_option_stays_an_argument_in_a_module_of_1_x(memory, clock, name):
+    seen = []
+    app = Pyncette(memory)
+
+    @app.dynamic_task(**{name: "of the template"})
+    async def remind(context):
+        seen.append(context.args)
+
+    @app.task(interval=seconds(3), **{name: 3})
+    async def report(context):
+        seen.append(context.args)
+
+    async with running(app, clock) as app_context:
+        with pytest.warns(LooseKeywordWarning, match=re.escape('use Pyncette(defaults="safe")')):
+            await app_context.schedule_task(remind, "ada", execute_at=at(1), **{name: {"a": 1}})
+        await app_context.schedule_task(remind, "bob", execute_at=at(2))
+        await clock.advance(seconds(3))
+
+    assert seen == [{name: {"a": 1}}, {name: "of the template"}, {name: 3}]
+
+
+@pytest.mark.parametrize("name", [*OTHER_NAMES, "shedule", "time_zon", "failure_mod"])
+def test_a_safe_app_and_one_of_1_x_know_what_a_keyword_was_meant_to_be(memory, safe, name):
+    with pytest.warns(LooseKeywordWarning, match=re.escape(remedy(name))) as warned:
+        task = Pyncette(memory).dynamic_task(**{name: 1})(a_handler)
+    with pytest.raises(ValueError, match=re.escape(remedy(name))):
+        safe.dynamic_task(**{name: 1})(a_handler)
+
+    assert task.extra_args == {name: 1}
+    assert warned[0].filename == __file__
+    assert f"the keyword {name} is passed to the handler as an argument" in str(warned[0].message)
+
+
+async def test_a_loose_keyword_of_an_instance_is_warned_of_where_it_is_scheduled(memory, clock):
+    remind = Pyncette(memory).dynamic_task()(a_handler)
+
+    async def schedule(app_context):
+        await app_context.schedule_task(remind, "ada", execute_at=at(1), tz="UTC")
+
+    async with Pyncette(memory).create(clock=clock) as app_context:
+        with pytest.warns(LooseKeywordWarning) as warned:
+            await schedule(app_context)
+
+    assert (warned[0].filename, warned[0].lineno) == (__file__, schedule.__code__.co_firstlineno + 1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["user", "person_id", "at", "days", "recipient", "channel", "count"])
+def test_a_loose_keyword_that_is_like_no_option_is_not_warned_of(memory, name):
+    Pyncette(memory).dynamic_task(**{name: 1})(a_handler)
+
+
+# --- At the start --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["1.x", "safe"])
+async def test_a_line_at_the_start_names_the_defaults(memory, clock, name, caplog):
+    app = Pyncette(memory, defaults=name)
+    app.dynamic_task()(a_handler)
+
+    with caplog.at_level(logging.INFO, "pyncette"):
+        async with running(app, clock):
+            pass
+
+    assert [record.getMessage() for record in caplog.records] == [f"running 1 task with the {name} defaults"]

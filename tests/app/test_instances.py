@@ -7,6 +7,7 @@ import pytest
 from croniter import CroniterBadCronError
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.runs import UNSTARTED
@@ -99,26 +100,26 @@ async def test_scheduling_an_unchanged_instance_writes_nothing(app, clock):
             ("eve", {"execute_at": at(60), "user": 1}),
         ):
             await app_context.schedule_task(task, name, **options)
-            before = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+            before = await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10)
             await clock.advance(seconds(1))
 
             await app_context.schedule_task(task, name, **options)
-            assert await app_context.ledger.store.scan(HERE, "remind", None, 10) == before
+            assert await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10) == before
 
             await app_context.schedule_task(task, name, **options | {"user": 2})
-            assert await app_context.ledger.store.scan(HERE, "remind", None, 10) != before
+            assert await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10) != before
 
 
 async def test_scheduling_an_unchanged_but_late_instance_writes_it(app, clock):
     task = app.tasks["remind"]
     async with app.create(clock=clock) as app_context:
         await app_context.schedule_task(task, "ada", interval=seconds(60))
-        (_, before) = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+        (_, before) = await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10)
         await clock.advance(seconds(200))
 
         await app_context.schedule_task(task, "ada", interval=seconds(60))
 
-        (_, after) = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+        (_, after) = await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10)
         assert after.version > before.version
 
 
@@ -536,7 +537,9 @@ async def test_a_list_shows_neither_the_templates_own_record_nor_runs_beside_a_s
         await clock.advance(seconds(25))
 
         assert await pages(app_context, remind, 100) == [["ada"]]
-        assert await app_context.ledger.store.load([Key(Partition("", "remind"), "remind")]) != [None]
+        assert await runtime_of(app_context).ledger.store.load([Key(Partition("", "remind"), "remind")]) != [
+            None
+        ]
 
 
 async def test_an_instance_whose_zone_is_gone_is_listed_in_utc_and_can_be_mended_or_removed(app, clock):
@@ -544,12 +547,14 @@ async def test_an_instance_whose_zone_is_gone_is_listed_in_utc_and_can_be_mended
     async with app.create(clock=clock) as app_context:
         for name in ("ada", "bob"):
             await app_context.schedule_task(task, name, schedule="0 9 * * *", timezone="Europe/Dublin")
-            (record,) = await app_context.ledger.store.load([Key(Partition("", "remind"), "remind", name)])
+            (record,) = await runtime_of(app_context).ledger.store.load(
+                [Key(Partition("", "remind"), "remind", name)]
+            )
             spec = replace(record.spec, schedule=Cron("0 9 * * *", "Gone/Nowhere"))
             claimed = replace(
                 record, spec=spec, version=record.version + 1, attempt=1, began_at=record.due_at
             )
-            await app_context.ledger.store.swap([Change(record, claimed)])
+            await runtime_of(app_context).ledger.store.swap([Change(record, claimed)])
 
         page = await app_context.list_tasks(task)
         await app_context.schedule_task(task, "ada", schedule="0 9 * * *", timezone="Europe/Paris")

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.clock import SECOND
 from pyncette.coordination import assignment
 from pyncette.coordination.members import members
@@ -216,7 +217,8 @@ async def test_two_workers_share_the_partitions_out(app, on, monkeypatch):
     async with app.create() as one, app.create() as two:
         workers = [asyncio.create_task(worker.run()) for worker in (one, two)]
         async with asyncio.timeout(60):
-            while len(await members(two.ledger.store, two.realm, two.clock.now())) < 2:  # noqa: ASYNC110 - as others see it
+            runtime = runtime_of(two)
+            while len(await members(runtime.ledger.store, runtime.realm, runtime.clock.now())) < 2:  # noqa: ASYNC110 - as others see it
                 await asyncio.sleep(0.05)
         await asyncio.sleep(1)
         due = datetime.datetime.now(tz=datetime.UTC) + seconds(0.5)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.app.templates import IDLE_READ_SECONDS
 from pyncette.clock import SECOND, SystemClock
 from pyncette.coordination.members import (
@@ -482,4 +483,4 @@ async def test_pretended_time_needs_no_members(tmp_path) -> None:
 
     async with running(app) as world:
         await world.advance(days=1)
-        assert await members_everywhere(world.context.ledger.store, world.clock.now()) == {}
+        assert await members_everywhere(runtime_of(world.context).ledger.store, world.clock.now()) == {}

@@ -21,7 +21,6 @@ from pyncette.app.context import (
     FixtureFunc,
     MiddlewareFunc,
     PyncetteContext,
-    SimulatedTime,
     TaskFunc,
     refuse_field,
 )
@@ -32,6 +31,7 @@ from pyncette.app.handlers import MIDDLEWARE, check_handler, warn_if_plain, with
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.options import PartitionSelector, check_task_name
 from pyncette.app.process import run_until_stopped
+from pyncette.app.runtime import Runtime, SimulatedTime
 from pyncette.app.tasks import Kind, PartitionedTask, Task
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
 from pyncette.errors import ConfigurationError
@@ -238,16 +238,16 @@ class Pyncette:
             await synchronize(clock, store.now)
             # Simulated time belongs to one event loop, so renewals cannot have a loop of their own.
             renews_apart = store.capabilities.shared and not isinstance(clock, SimulatedTime)
-            context = PyncetteContext(
+            runtime = Runtime(
                 self,
                 Ledger(store, clock),
                 self.realm if realm is None else realm,
                 self.slots if slots is None else slots,
                 new_store if renews_apart else None,
             )
-            await context.declare_tasks()
-            async with context.following_templates():
-                yield context
+            await runtime.declare_tasks()
+            async with runtime.following_templates():
+                yield PyncetteContext(runtime)
 
     def main(self) -> None:
         """
@@ -266,7 +266,7 @@ class Pyncette:
 
     def _declare(self, task: Task) -> Task:
         check_task_name(task.name)
-        check_handler(task.task_func)
+        check_handler(task.task_func, arguments=() if task.arguments is None else task.arguments.names)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
         warn_if_plain(task.task_func)

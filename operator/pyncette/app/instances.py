@@ -8,9 +8,11 @@ import binascii
 import json
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+from pyncette.app.defaults import Defaults
 from pyncette.app.modes import datetime_of
 from pyncette.app.options import check_instance_name
 from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
@@ -35,6 +37,36 @@ BATCHES_IN_FLIGHT: Final = 4
 _T = TypeVar("_T")
 
 
+class Edit(Enum):
+    """What scheduling does to an instance that exists."""
+
+    REPLACE = "replace"
+    """The new schedule replaces the old one. A running instance is refused."""
+    KEEP_SOONER = "keep sooner"
+    """The sooner of the old and the new next time is kept. A running instance is refused."""
+    OVERWRITE = "overwrite"
+    """Everything is replaced, and a running handler loses its lease (`force`)."""
+
+
+def edit_of(defaults: Defaults, options: dict[str, Any], *, force: bool) -> Edit:
+    """
+    Return what a call that schedules does to an existing instance, and remove `keep_sooner` from its *options*.
+
+    With loose keywords, `keep_sooner` is an argument. Raises ValueError.
+    """
+    keep_sooner = defaults.keep_sooner
+    if not defaults.loose_keywords:
+        keep_sooner = options.pop("keep_sooner", keep_sooner)
+        for name, value in (("force", force), ("keep_sooner", keep_sooner)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, not {value!r}")  # noqa: TRY004 - what is refused is a ValueError
+        if force and keep_sooner:
+            raise ValueError("force and keep_sooner are mutually exclusive: force replaces the schedule")
+    if force:
+        return Edit.OVERWRITE
+    return Edit.KEEP_SOONER if keep_sooner else Edit.REPLACE
+
+
 class InstanceRequest(NamedTuple):
     """An instance that is wanted, checked and ready to be stored."""
 
@@ -57,7 +89,7 @@ class Instances:
         self._realm = realm
         self._page_size = page_size
 
-    async def schedule(self, task: Task, name: str, options: Mapping[str, Any], *, force: bool) -> Task:
+    async def schedule(self, task: Task, name: str, options: Mapping[str, Any], edit: Edit) -> Task:
         """
         Create or update an instance.
 
@@ -67,9 +99,7 @@ class Instances:
         request = self._request(task, name, options)
         check_ahead(request.spec.schedule, await self._ledger.now())
         template = template_key(self._realm, task.name)
-        rules = guarded_by_count(
-            template, task.partition_count, {request.key: _scheduling(request, force=force)}
-        )
+        rules = guarded_by_count(template, task.partition_count, {request.key: _scheduling(request, edit)})
         answers = await self._ledger.apply(rules)
         instance = task.instance(name, request.spec)
         _refuse(instance, answers[request.key])
@@ -99,7 +129,7 @@ class Instances:
         return _state(task, record, 0 if record.lease is None else await self._ledger.now())
 
     def schedule_many(
-        self, task: Task, items: Iterable[_Item] | AsyncIterable[_Item], *, force: bool
+        self, task: Task, items: Iterable[_Item] | AsyncIterable[_Item], edit: Edit
     ) -> AsyncIterator[InstanceResult]:
         """Create or update instances, given as pairs of name and options. Raises ConfigurationError like `schedule`."""
         _require_template(task)
@@ -113,7 +143,7 @@ class Instances:
                 return InstanceResult(name, None, error)
 
         async def write(batch: Sequence[InstanceRequest]) -> list[InstanceResult]:
-            return await self._schedule_batch(task, batch, force=force)
+            return await self._schedule_batch(task, batch, edit)
 
         return self._streamed(items, prepared, write)
 
@@ -195,7 +225,7 @@ class Instances:
         return number, Key(Partition(self._realm, task.name, number), name, instance, occurrence)
 
     async def _schedule_batch(
-        self, task: Task, batch: Sequence[InstanceRequest], *, force: bool
+        self, task: Task, batch: Sequence[InstanceRequest], edit: Edit
     ) -> list[InstanceResult]:
         """Create new instances in one round trip. Only existing ones are read first."""
         try:
@@ -218,9 +248,7 @@ class Instances:
             return [InstanceResult(request.name, None, answers.get(request.key, error)) for request in batch]
         known = {record.key for record, ok in zip(records, created, strict=True) if not ok}
         if known:
-            rules = {
-                request.key: _scheduling(request, force=force) for request in batch if request.key in known
-            }
+            rules = {request.key: _scheduling(request, edit) for request in batch if request.key in known}
             answers |= await self._apply_each(rules)
         return [_scheduled(task, request, answers.get(request.key)) for request in batch]
 
@@ -351,13 +379,15 @@ def first_declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
     return rule
 
 
-def _scheduling(request: InstanceRequest, *, force: bool) -> Rule:
+def _scheduling(request: InstanceRequest, edit: Edit) -> Rule:
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
             return Ruling(Change(None, edits.created(request.key, request.spec, request.policies, now)))
-        if force:
+        if edit is Edit.OVERWRITE:
             return Ruling(Change(record, edits.overwritten(record, request.spec, request.policies, now)))
-        rescheduled = edits.rescheduled(record, request.spec, request.policies, now)
+        rescheduled = edits.rescheduled(
+            record, request.spec, request.policies, now, keep_sooner=edit is Edit.KEEP_SOONER
+        )
         if isinstance(rescheduled, Locked):
             return Ruling(None, rescheduled)
         if _is_unchanged(record, rescheduled, now):

@@ -1,10 +1,13 @@
-"""Finds out what an unknown keyword of a task was meant to be."""
+"""Finds out what an unknown keyword of a task was meant to be, and warns of one that is taken for an argument."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from types import FrameType
+from typing import Any, Final
 
 from pyncette.core.suggestions import nearest
 
@@ -29,6 +32,9 @@ OPTIONS: Final = frozenset(
     }
 )
 """The options of tasks and instances."""
+
+NEW_OPTIONS: Final = frozenset({"args", "keep_sooner"})
+"""The options that Pyncette 1.x did not have, and that are arguments of an app with its defaults."""
 
 SIMILARITY: Final = 0.8
 """How alike a keyword and an option must be. Arguments have any names, so this is stricter than for other names."""
@@ -78,3 +84,41 @@ def refusal(keywords: Iterable[str]) -> ValueError:
     meant = remedy(first)
     suggestion = "" if meant is None else f"{meant} "
     return ValueError(f"unknown option {first}; {suggestion}(pass arguments as args={{{first!r}: …}})")
+
+
+class LooseKeywordWarning(UserWarning):
+    """A keyword that was probably meant as an option is passed to the handler as an argument."""
+
+
+def warn_of_loose(keywords: Iterable[str]) -> None:
+    """Warn of each of *keywords* that is like an option, with the place of the caller. They are arguments."""
+    for keyword in keywords:
+        message = _warning(keyword)
+        if message is not None:
+            file, line, registry = _caller()
+            warnings.warn_explicit(message, LooseKeywordWarning, file, line, registry=registry)
+
+
+@lru_cache(maxsize=1024)
+def _warning(keyword: str) -> str | None:
+    meant = 'use Pyncette(defaults="safe")' if keyword in NEW_OPTIONS else remedy(keyword)
+    if meant is None:
+        return None
+    return f"the keyword {keyword} is passed to the handler as an argument; for the option, {meant}"
+
+
+def _caller() -> tuple[str, int, Any]:
+    """Return file, line and warning registry of the code that called this package; unknown in a task of an event loop."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as in warnings.warn
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        if module == "asyncio":
+            break
+        if module != "pyncette":
+            return (
+                frame.f_code.co_filename,
+                frame.f_lineno,
+                frame.f_globals.setdefault("__warningregistry__", {}),
+            )
+        frame = frame.f_back
+    return "<unknown>", 0, None

@@ -12,10 +12,12 @@ import msgspec
 
 from pyncette.app.behaviour import Behaviour
 from pyncette.app.defaults import Defaults
-from pyncette.app.keywords import refusal
+from pyncette.app.handlers import Handler
+from pyncette.app.keywords import refusal, warn_of_loose
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.policy_options import OLD_POLICIES, POLICIES, check_window, pop_policies, updated
 from pyncette.app.retries import ALL_ERRORS, RetriedErrors
+from pyncette.app.signatures import Arguments, arguments_by_signature
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check, seeded, seeded_cron
 from pyncette.core.spec import CONCURRENT_RUNS_MAX, EMPTY_ARGS
 from pyncette.core.times import instant_of
@@ -53,12 +55,14 @@ class Options(NamedTuple):
     behaviour: Behaviour
     schedule: Schedule | None
     args: msgspec.Raw
-    errors: RetriedErrors = ALL_ERRORS
+    arguments: Arguments | None
+    """The arguments that the handler takes by its signature; None if it takes the context alone."""
+    errors: RetriedErrors
     """The exceptions that are retried. They are not stored."""
 
 
-def read_options(given: Mapping[str, Any], defaults: Defaults) -> Options:
-    """Read the options of a decorator. Its name is read by the caller. Raises ValueError."""
+def read_options(given: Mapping[str, Any], defaults: Defaults, handler: Handler) -> Options:
+    """Read the options of a decorator of *handler*. Its name is read by the caller. Raises ValueError."""
     options = dict(given)
     options.pop("name", None)
     shown = shown_as_arguments(options, defaults)
@@ -75,14 +79,20 @@ def read_options(given: Mapping[str, Any], defaults: Defaults) -> Options:
     behaviour = updated(defaults.behaviour, given)
     schedule = pop_schedule(options)
     check_window(behaviour, schedule)
-    args = encode_args(pop_args(options, defaults) | shown)
+    arguments = arguments_by_signature(handler, all_parameters=not defaults.loose_keywords)
+    args = encode_args(as_stored(pop_args(options, defaults) | shown, arguments))
     errors = given["retry"].errors if "retry" in given else ALL_ERRORS
-    return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args, errors)
+    return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args, arguments, errors)
 
 
 def policy_options(defaults: Defaults) -> frozenset[str]:
     """Return the options for policies in an app with these *defaults*; all others are arguments, or unknown."""
     return OLD_POLICIES if defaults.loose_keywords else POLICIES
+
+
+def as_stored(args: dict[str, Any], arguments: Arguments | None) -> dict[str, Any]:
+    """Return *args* as JSON values, if the handler says by its signature what they are. Raises ValueError."""
+    return args if arguments is None else arguments.stored(args)
 
 
 def shown_as_arguments(options: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
@@ -99,6 +109,7 @@ def pop_args(options: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     Raises ValueError for an unknown option, unless the *defaults* take loose keywords for arguments.
     """
     if defaults.loose_keywords:
+        warn_of_loose(options)
         return options
     args = options.pop("args", None)
     if options:

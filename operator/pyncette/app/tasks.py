@@ -20,6 +20,7 @@ from pyncette.app.options import (
     Options,
     PartitionSelector,
     arguments_of,
+    as_stored,
     check_instance_name,
     check_task_name,
     encode_args,
@@ -32,6 +33,7 @@ from pyncette.app.options import (
 )
 from pyncette.app.policy_options import check_window, pop_policies, updated
 from pyncette.app.retries import RetriedErrors, refuse_exceptions
+from pyncette.app.signatures import Arguments
 from pyncette.app.task_options import TaskOptions
 from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
@@ -79,7 +81,7 @@ class Task(TaskOptions):
         kind = Kind.TEMPLATE if dynamic else Kind.STATIC
         if parent_task is not None:
             kind = Kind.INSTANCE
-        self._declare(name, func, kind, read_options(options, DEFAULTS_OF_1_X), parent_task)
+        self._declare(name, func, kind, read_options(options, DEFAULTS_OF_1_X, func), parent_task)
 
     @classmethod
     def declared(
@@ -87,7 +89,7 @@ class Task(TaskOptions):
     ) -> Self:
         """Create a task from the *options* of a decorator, read by the *defaults* of its app. Raises ValueError."""
         task = cls.__new__(cls)
-        task._declare(name, func, kind, read_options(options, defaults))  # noqa: SLF001 - it is one of this class
+        task._declare(name, func, kind, read_options(options, defaults, func))  # noqa: SLF001 - it is one of this class
         return task
 
     def _declare(
@@ -102,6 +104,8 @@ class Task(TaskOptions):
         check_task_name(name)
         if kind is Kind.STATIC and options.schedule is not None:
             options = options._replace(schedule=seeded_by(options.schedule, name))
+        if kind is Kind.STATIC and options.arguments is not None:
+            options.arguments.check(options.args)
         self._fill(name, func, kind, options, 1 * SECOND, parent_task)
 
     def _fill(
@@ -247,12 +251,16 @@ class Task(TaskOptions):
             raise ValueError(f"{ONE_SCHEDULE}; the instance {instance_name!r} has none of them")
         shown = shown_as_arguments(given, self._options.defaults)
         own = self._own_policies(given, schedule, common)
-        given = pop_args(given, self._options.defaults) | shown
+        arguments = self._options.arguments
+        given = as_stored(pop_args(given, self._options.defaults) | shown, arguments)
         if defaults is None:
             defaults = self._options.args
         if defaults is not EMPTY_ARGS:
             given = {**arguments_of(defaults), **given}
-        return Spec(seeded_by(schedule, f"{self.name}/{instance_name}"), encode_args(given), own)
+        args = encode_args(given)
+        if arguments is not None:
+            arguments.check(args)
+        return Spec(seeded_by(schedule, f"{self.name}/{instance_name}"), args, own)
 
     def _own_policies(
         self, options: dict[str, Any], schedule: Schedule, common: Policies | None
@@ -260,9 +268,7 @@ class Task(TaskOptions):
         """Remove the options for policies from *options*, and return the policies of an instance with them, or None."""
         given = pop_policies(options, policy_options(self._options.defaults))
         if given.get("suspend") is False:
-            del given[
-                "suspend"
-            ]  # the default: it alone does not keep an instance from following its template
+            del given["suspend"]  # the default alone does not keep an instance from following its template
         behaviour = self._behaviour(common)
         if not given:
             check_window(behaviour, schedule)
@@ -310,10 +316,11 @@ class Task(TaskOptions):
 
     def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
         """Return the instance of this template for the result of `as_spec` of an instance."""
-        interval, execute_at = task_spec["interval"], task_spec["execute_at"]
+        interval, execute_at, args = (task_spec[name] for name in ("interval", "execute_at", "extra_args"))
+        arguments = args if self._options.defaults.loose_keywords else {"args": args}
         return self.instantiate(
             task_spec["name"],
-            **task_spec["extra_args"],
+            **arguments,
             schedule=task_spec["schedule"],
             interval=None if interval is None else datetime.timedelta(seconds=interval),
             execute_at=None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
@@ -351,9 +358,14 @@ class Task(TaskOptions):
         task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
         return task.instance(record.key.instance, record.spec, common) if record.key.instance else task
 
-    def __call__(self, context: Any) -> Awaitable[None]:
+    @property
+    def arguments(self) -> Arguments | None:
+        """The arguments that the handler takes by its signature; None if it takes the context alone."""
+        return self._options.arguments
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
         """Call the handler without middlewares, for tests."""
-        return self.task_func(context)
+        return self.task_func(*args, **kwargs)
 
     def __str__(self) -> str:
         return self.canonical_name
@@ -378,6 +390,7 @@ class Task(TaskOptions):
             behaviour,
             spec.schedule,
             spec.args,
+            self._options.arguments,
             self._options.errors,
         )
 

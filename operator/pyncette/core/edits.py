@@ -171,9 +171,14 @@ def edited(
     return after
 
 
-def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | Locked:
+def rescheduled(
+    record: Record, spec: Spec, policies: Policies, now: Instant, *, keep_sooner: bool = True
+) -> Record | Locked:
     """
-    Return *record* with a new request of the Python API: the sooner of the old and the new next time is kept.
+    Return *record* with a new request of the Python API.
+
+    With *keep_sooner*, the sooner of the old and the new next time is kept. Without it the new time replaces the old one,
+    unless the schedule is the same: then the next time stays, so that an interval which is scheduled again does run.
 
     No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
     are withdrawn and not counted. It is refused while the record runs. An occurrence that waits for a retry goes on, with
@@ -185,7 +190,8 @@ def rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         return edited(record, spec, policies, now, past_is_due=True)
     since = _effective_from(record, None, now)
     due = created(record.key, spec, policies, since).due_at
-    kept = None if record.state.exhausted else record.due_at
+    replaces = not keep_sooner and spec.schedule != record.spec.schedule
+    kept = None if record.state.exhausted or replaces else record.due_at
     if kept is not None and (due is None or kept < due):
         due = kept
         if isinstance(spec.schedule, Once):

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from pyncette.app.application import Pyncette
-from pyncette.app.context import Context, NextFunc
+from pyncette.app.context import Context, NextFunc, runtime_of
 from pyncette.app.handlers import place_of
 from pyncette.app.process import choose_loop, run_context
 from pyncette.app.tasks import Task
@@ -136,7 +136,7 @@ async def report_run(events: Events, context: Context, call: NextFunc) -> None:
     assert occurrence is not None
     held = occurrence.held
     due_at = held.scheduled_at + jitter_of(held.record.key, held.policies)
-    late = max(0, context.app_context.clock.now() - due_at)
+    late = max(0, runtime_of(context.app_context).clock.now() - due_at)
     began = time.monotonic()
     await call()
     events.send(Ran(name_of(occurrence), time.monotonic() - began, late / SECOND, held.attempt))
