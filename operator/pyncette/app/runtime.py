@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from pyncette.app.defaults import Defaults
 from pyncette.app.handlers import Middleware
-from pyncette.app.instances import Instances, declaration, first_declaration
+from pyncette.app.instances import Instances, declaration, first_declaration, refusal_if_over
 from pyncette.app.modes import A_MICROSECOND, datetime_of
 from pyncette.app.registration import ContextOf, TaskRegistration
 from pyncette.app.tasks import Kind, Task
@@ -24,8 +24,7 @@ from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
 from pyncette.core.record import Key, Outcome, Partition
-from pyncette.core.schedule import check_ahead
-from pyncette.core.spec import Spec
+from pyncette.core.spec import Policies, Spec
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
 from pyncette.worker.service import AHEAD, Figures, Listener, OutcomeListener, Worker, WorkerSettings
@@ -167,7 +166,7 @@ class Runtime:
             if task.kind is Kind.STATIC:
                 spec = task.own_spec()
                 assert spec.policies is not None
-                self._warn_if_over(spec)
+                self._warn_if_over(spec, spec.policies)
                 rules[key] = declaration(key, spec, spec.policies)
             elif task.kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
@@ -227,10 +226,9 @@ class Runtime:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    def _warn_if_over(self, spec: Spec) -> None:
-        try:
-            check_ahead(spec.schedule, self.clock.now())
-        except ValueError as error:
+    def _warn_if_over(self, spec: Spec, policies: Policies) -> None:
+        error = refusal_if_over(spec, policies, self.clock.now())
+        if error is not None:
             # No reason not to start: its schedule may have ended after the module was written.
             logger.warning("a task has no further due time: %s", error)
 

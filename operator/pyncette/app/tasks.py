@@ -214,6 +214,10 @@ class Task(TaskOptions):
             self._policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
         return self._policies
 
+    def retry_only(self, errors: RetriedErrors) -> None:
+        """Set the exceptions after which this process calls the handler again."""
+        self._options = self._options._replace(errors=errors)
+
     @property
     def retried_errors(self) -> RetriedErrors:
         """The exceptions after which this process calls the handler again."""
