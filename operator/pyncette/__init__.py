@@ -4,6 +4,7 @@ from pyncette._version import __version__
 from pyncette.app.application import Pyncette
 from pyncette.app.context import Context, PyncetteContext
 from pyncette.app.modes import ExecutionMode, FailureMode
+from pyncette.app.retries import Retry
 
 __all__ = [
     "Context",
@@ -11,5 +12,6 @@ __all__ = [
     "FailureMode",
     "Pyncette",
     "PyncetteContext",
+    "Retry",
     "__version__",
 ]

@@ -39,10 +39,10 @@ def with_heartbeat(
 
     def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
         @functools.wraps(handler)
-        async def run(context: Context) -> None:
+        async def run(context: Context, **arguments: Any) -> None:
             pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)
             try:
-                await awaitable(handler, handler(context))
+                await awaitable(handler, handler(context, **arguments))
             except asyncio.CancelledError:
                 pulse.raise_if_lost()
                 raise

@@ -31,6 +31,7 @@ from pyncette.app.handlers import MIDDLEWARE, check_handler, warn_if_plain, with
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.options import PartitionSelector, check_task_name
 from pyncette.app.process import run_until_stopped
+from pyncette.app.retries import Retry, errors_of_handler
 from pyncette.app.runtime import Runtime, SimulatedTime
 from pyncette.app.tasks import Kind, PartitionedTask, Task
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
@@ -142,15 +143,22 @@ class Pyncette:
 
         return decorator
 
-    def handler(self, name: str | None = None) -> Callable[[TaskFunc], Task]:
-        """Declare a handler without a schedule, for PyncetteTasks. Its options are the fields of each PyncetteTask."""
+    def handler(self, name: str | None = None, *, retry: Retry | None = None) -> Callable[[TaskFunc], Task]:
+        """
+        Declare a handler without a schedule, for PyncetteTasks. Its options are the fields of each PyncetteTask.
+
+        *retry* says only which exceptions are retried, by `on` and `give_up_on`.
+        """
         if callable(name):
             raise without_parentheses("handler", name)
+        errors = errors_of_handler(retry)
 
         def decorator(func: TaskFunc) -> Task:
             handler = _handler(func)
             task_name = _name_of(handler, name, "task")
-            return self._declare(Task.declared(task_name, handler, Kind.HANDLER, {}, self.defaults))
+            task = Task.declared(task_name, handler, Kind.HANDLER, {}, self.defaults)
+            task.retry_only(errors)
+            return self._declare(task)
 
         return decorator
 
@@ -266,7 +274,7 @@ class Pyncette:
 
     def _declare(self, task: Task) -> Task:
         check_task_name(task.name)
-        check_handler(task.task_func)
+        check_handler(task.task_func, arguments=() if task.arguments is None else task.arguments.names)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
         warn_if_plain(task.task_func)

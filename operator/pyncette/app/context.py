@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, TypeAlias
 
 from pyncette.app.instances import edit_of
 from pyncette.app.modes import datetime_of
 from pyncette.app.options import arguments_of
-from pyncette.app.registration import TaskRegistration
+from pyncette.app.registration import ContextOf, TaskRegistration
 from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
 from pyncette.app.runtime import Runtime
+from pyncette.app.signatures import context_hint
 from pyncette.app.tasks import Task
 from pyncette.core.accounting import idempotency_key, run_id
 from pyncette.core.log_messages import naming_logger
@@ -139,7 +140,7 @@ class PyncetteContext:
         After `shutdown` running handlers finish. If this is cancelled, they are cancelled too, and their occurrences stay
         due.
         """
-        await self._runtime.run(self, self._context_of)
+        await self._runtime.run(self, self._contexts_of)
 
     def shutdown(self, grace: datetime.timedelta | None = None) -> None:
         """End `run` when the running handlers have returned. Cancel them after *grace*, if set."""
@@ -234,8 +235,11 @@ class PyncetteContext:
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
-    def _context_of(self, registration: TaskRegistration, occurrence: Occurrence) -> Context:
-        return Context(self, registration, occurrence)
+    def _contexts_of(self, task: Task) -> ContextOf:
+        """Return what makes the contexts of *task*: of the class that the first parameter of its handler names."""
+        named = context_hint(task.task_func)
+        is_context = isinstance(named, type) and issubclass(named, Context)
+        return partial(named if is_context else Context, self)
 
     def __getattr__(self, name: str) -> Any:
         """Return the value of a fixture that was set up before."""

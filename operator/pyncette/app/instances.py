@@ -24,8 +24,9 @@ from pyncette.coordination.partition_counts import Mismatch, guarded_by_count
 from pyncette.coordination.permit_records import permit_partition, remove_permits
 from pyncette.core import edits
 from pyncette.core.edits import Locked
+from pyncette.core.policies import next_due
 from pyncette.core.record import Change, Key, Partition, Record, replace
-from pyncette.core.schedule import check_ahead
+from pyncette.core.schedule import Once, check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
@@ -97,11 +98,13 @@ class Instances:
         """
         _require_template(task)
         request = self._request(task, name, options)
-        check_ahead(request.spec.schedule, await self._ledger.now())
+        over = refusal_if_over(request.spec, request.policies, await self._ledger.now())
+        if over is not None:
+            raise over
         template = template_key(self._realm, task.name)
         rules = guarded_by_count(template, task.partition_count, {request.key: _scheduling(request, edit)})
         answers = await self._ledger.apply(rules)
-        instance = task.instance(name, request.spec)
+        instance = task.instance(name, request.spec, request.policies)
         _refuse(instance, answers[request.key])
         return instance
 
@@ -126,7 +129,8 @@ class Instances:
         if record is None:
             return None
         # Without a lease the time does not matter, so it is not read.
-        return _state(task, record, 0 if record.lease is None else await self._ledger.now())
+        now = 0 if record.lease is None else await self._ledger.now()
+        return _state(task, record, now, self._templates.common(task).policies)
 
     def schedule_many(
         self, task: Task, items: Iterable[_Item] | AsyncIterable[_Item], edit: Edit
@@ -181,7 +185,7 @@ class Instances:
         if prefix:
             check_instance_name(prefix)
         number, after = (0, None) if token is None else self._position(task, token, prefix)
-        now = await self._ledger.now()
+        now, common = await self._ledger.now(), self._templates.common(task).policies
         states: list[TaskState] = []
         while number < task.partition_count:
             partition = Partition(self._realm, task.name, number)
@@ -191,7 +195,7 @@ class Instances:
                 number, after = number + 1, None
                 continue
             after = records[-1].key
-            states += [_state(task, record, now) for record in records if _is_instance(record.key)]
+            states += [_state(task, record, now, common) for record in records if _is_instance(record.key)]
             if len(states) == limit:
                 return ListTasksResponse(states, _token(after))
         return ListTasksResponse(states, None)
@@ -213,7 +217,7 @@ class Instances:
     def _request(self, task: Task, name: str, options: Mapping[str, Any]) -> InstanceRequest:
         self._templates.require_served(task)
         common = self._templates.common(task)
-        spec = task.spec_of(name, options, self._realm, common.args)
+        spec = task.spec_of(name, options, common.args, common.policies)
         partition = Partition(self._realm, task.name, task.partition_of(name))
         return InstanceRequest(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 
@@ -257,7 +261,8 @@ class Instances:
         records, answers = [], dict[Key, Any]()
         for request in batch:
             record = edits.created(request.key, request.spec, request.policies, now)
-            over = _over(record, now)
+            # perf: a record that is due at some time needs no further check
+            over = refusal_if_over(record.spec, request.policies, now) if record.due_at is None else None
             if over is None:
                 records.append(record)
             else:
@@ -429,18 +434,23 @@ def _is_unchanged(before: Record, after: Record, now: Instant) -> bool:
     return replace(after, version=before.version, schedule_since=before.schedule_since) == before
 
 
-def _over(record: Record, now: Instant) -> ValueError | None:
-    """Return an error if the schedule of a new *record* has ended already."""
-    if record.due_at is None:
-        try:
-            check_ahead(record.spec.schedule, now)
-        except ValueError as error:
-            return error
-    return None
+def refusal_if_over(spec: Spec, policies: Policies, now: Instant) -> ValueError | None:
+    """Return an error if the schedule of a new *spec* has ended: its years are over, or its window is. Else None."""
+    try:
+        check_ahead(spec.schedule, now)
+    except ValueError as error:
+        return error
+    has_window = policies.not_before is not None or policies.not_after is not None
+    if not has_window or isinstance(spec.schedule, Once) or next_due(spec.schedule, policies, now, now):
+        return None
+    return ValueError(
+        "No further time of the schedule lies within not_before and not_after: write a later not_after, "
+        "or remove the instance with unschedule_task"
+    )
 
 
 def _scheduled(task: Task, request: InstanceRequest, answer: Any) -> InstanceResult:
-    instance = task.instance(request.name, request.spec)
+    instance = task.instance(request.name, request.spec, request.policies)
     if answer is None:
         return InstanceResult(request.name, instance, None)
     return InstanceResult(
@@ -463,11 +473,13 @@ def _error(answer: Any) -> Exception | None:
     return answer if isinstance(answer, Exception) else None
 
 
-def _state(task: Task, record: Record, now: Instant) -> TaskState:
+def _state(task: Task, record: Record, now: Instant, common: Policies) -> TaskState:
     lease = record.lease if record.is_leased(now) else None
-    due = record.due_at
+    stored = task.of_record(record, common)
+    in_progress = record.attempt or record.state.started is not None
+    due = None if stored.suspend and not in_progress else record.due_at
     return TaskState(
-        task=task.of_record(record),
+        task=stored,
         scheduled_at=None if due is None else datetime_of(due, record.spec.schedule),
         locked_until=None if lease is None else datetime_of(lease.expires_at),
         locked_by=None if lease is None else Holder(lease.holder),

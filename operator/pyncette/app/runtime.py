@@ -14,9 +14,9 @@ from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from pyncette.app.defaults import Defaults
 from pyncette.app.handlers import Middleware
-from pyncette.app.instances import Instances, declaration, first_declaration
+from pyncette.app.instances import Instances, declaration, first_declaration, refusal_if_over
 from pyncette.app.modes import A_MICROSECOND, datetime_of
-from pyncette.app.registration import TaskRegistration
+from pyncette.app.registration import ContextOf, TaskRegistration
 from pyncette.app.tasks import Kind, Task
 from pyncette.app.templates import Templates
 from pyncette.coordination.assignment import PartitionAssignment
@@ -24,11 +24,9 @@ from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
 from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Key, Outcome, Partition
-from pyncette.core.schedule import check_ahead
-from pyncette.core.spec import Spec
+from pyncette.core.spec import Policies, Spec
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
-from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.service import AHEAD, Figures, Listener, OutcomeListener, Worker, WorkerSettings
 from pyncette.worker.stored_tasks import follow_tasks
 
@@ -37,8 +35,8 @@ logger = naming_logger(__name__)
 Fixture: TypeAlias = Callable[[Any], AsyncIterator[Any]]
 """A fixture, called with the app context."""
 
-ContextOf: TypeAlias = Callable[[TaskRegistration, Occurrence], Any]
-"""Returns the context of a run."""
+ContextsOf: TypeAlias = Callable[[Task], ContextOf]
+"""Returns the function that makes the contexts of a task."""
 
 
 @runtime_checkable
@@ -102,7 +100,7 @@ class Runtime:
                 if task.kind is not Kind.HANDLER:  # the tasks of a handler come from resources
                     self._registered(realm, task.name)
 
-    async def run(self, app_context: Any, context_of: ContextOf) -> None:
+    async def run(self, app_context: Any, contexts_of: ContextsOf) -> None:
         """Set up the fixtures with *app_context*, run due tasks until `shutdown`, and tear the fixtures down."""
         if self._running:
             raise RuntimeError("This app context is already running")
@@ -116,7 +114,7 @@ class Runtime:
                 count = len(self.app.tasks)
                 tasks = "1 task" if count == 1 else f"{count} tasks"
                 logger.info("running %s with the %s defaults", tasks, self.app.defaults.name)
-                await self._work(context_of)
+                await self._work(contexts_of)
         finally:
             if isinstance(self.clock, SimulatedTime):
                 self.clock.leave(self)
@@ -173,9 +171,9 @@ class Runtime:
         for task in self.app.tasks.values():
             key = Key(Partition(self.realm, task.name), task.name)
             if task.kind is Kind.STATIC:
-                spec = task.own_spec(self.realm)
+                spec = task.own_spec()
                 assert spec.policies is not None
-                self._warn_if_over(task, spec)
+                self._warn_if_over(task, spec, spec.policies)
                 rules[key] = declaration(key, spec, spec.policies)
             elif task.kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
@@ -235,17 +233,16 @@ class Runtime:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    def _warn_if_over(self, task: Task, spec: Spec) -> None:
-        try:
-            check_ahead(spec.schedule, self.clock.now())
-        except ValueError as error:
+    def _warn_if_over(self, task: Task, spec: Spec, policies: Policies) -> None:
+        error = refusal_if_over(spec, policies, self.clock.now())
+        if error is not None:
             # No reason not to start: its schedule may have ended after the module was written.
             logger.warning("a task has no further due time: %s", error, extra={"task": task.name})
 
-    async def _work(self, context_of: ContextOf) -> None:
+    async def _work(self, contexts_of: ContextsOf) -> None:
         tasks = list(self.app.tasks.values())
         registrations = [
-            TaskRegistration(task, self.realm, context_of, self.app.middlewares, self._templates)
+            TaskRegistration(task, self.realm, contexts_of(task), self.app.middlewares, self._templates)
             for task in tasks
         ]
         membership = self._membership()

@@ -56,6 +56,10 @@ class Registration(Protocol):
         """Call the handler inside its middlewares. Raises whatever the handler raises."""
         ...
 
+    def retries(self, error: BaseException) -> bool:
+        """Return False if an attempt that ended with *error* must not be followed by another."""
+        ...
+
 
 class Occurrence:
     """A run in this process, from its claim until its handler has ended."""

@@ -285,14 +285,20 @@ def _cancelled(occurrence: Occurrence) -> Ended:
     ending = occurrence.ending
     if ending is Ending.RAISED:
         seconds = (occurrence.held.policies.active_deadline or 0) * MICROSECOND / 1e6
-        return Ended(Ending.RAISED, f"the run took longer than its active deadline of {seconds:g} s")
+        message = f"the run took longer than its active deadline of {seconds:g} s"
+        return Ended(_failure(occurrence, TimeoutError()), message)
     if ending is Ending.DRAINED:
         return DRAINED if occurrence.begun else UNSTARTED
     if ending is Ending.REPLACED:
         return Ended(Ending.REPLACED, "the next occurrence was due")
     message = "CancelledError: the handler was cancelled, but not by its worker"
     logger.error("the handler failed: %s", message, extra=occurrence.log_fields())
-    return Ended(Ending.RAISED, message)
+    return Ended(_failure(occurrence, asyncio.CancelledError()), message)
+
+
+def _failure(occurrence: Occurrence, error: BaseException) -> Ending:
+    """Return the ending of a run that failed by *error*: its handler says whether that is retried."""
+    return Ending.RAISED if occurrence.registration.retries(error) else Ending.REFUSED
 
 
 def _returned(occurrence: Occurrence) -> Ended:
@@ -315,8 +321,9 @@ def _raised(occurrence: Occurrence, error: BaseException) -> Ended:
         return _cancelled(occurrence)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     extra, shown = occurrence.log_fields(), printable(message)  # on one line, so that the names follow on it
-    if isinstance(error, DoNotRetry):
-        logger.error("the handler failed and must not be retried: %s", shown, extra=extra)
+    if _failure(occurrence, error) is Ending.REFUSED:
+        cause = None if isinstance(error, DoNotRetry) else error
+        logger.error("the handler failed and must not be retried: %s", shown, exc_info=cause, extra=extra)
         return Ended(Ending.REFUSED, message)
     if isinstance(error, RetryAfter):
         logger.warning("the handler asked for a retry in %s: %s", error.delay, shown, extra=extra)

@@ -97,7 +97,7 @@ def _declared(task: Task) -> Declared:
     file, line = place_of(task.task_func)
     schedule = None
     if task.schedule is not None:
-        schedule = seeded_cron(Cron(task.schedule, task.timezone or "UTC"), f"{REALM}/{task.name}")
+        schedule = seeded_cron(Cron(task.schedule, task.timezone or "UTC"), task.name)
     return Declared(task.name, task.kind.value, task.partition_count, schedule, file, line)
 
 
