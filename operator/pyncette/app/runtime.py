@@ -80,6 +80,8 @@ class Runtime:
         """Values of fixtures and of `add_to_context`: additional attributes of each `Context`."""
         self.heartbeats: set[asyncio.Task[None]] = set()
         """Renewals in progress that no handler awaits."""
+        self.started = asyncio.Event()
+        """Set once `run` has set up the fixtures and begins to poll."""
         self._settings = WorkerSettings(
             _holder(),
             slots,
@@ -274,6 +276,7 @@ class Runtime:
         self._templates.refusals_changed = refusals_changed
         try:
             async with self._following_tasks():
+                self.started.set()
                 await worker.run()
         finally:
             self._templates.refusals_changed = None
