@@ -399,17 +399,22 @@ def test_run_tells_busy_workers_from_none(file, impatient):
         async with read_backend(file.url).new_store() as store, there(store, "", worker):
             return await asyncio.to_thread(invoke, "run", "report", "--backend", file.url)
 
-    assert "no worker has claimed it: all workers with the handler report (1) are busy" in asyncio.run(run()).stderr
+    assert (
+        "no worker has claimed it: all workers with the handler report (1) are busy"
+        in asyncio.run(run()).stderr
+    )
 
 
 def test_run_waits_for_a_run_that_a_worker_has_claimed(file, impatient):
     async def run():
         async with read_backend(file.url).new_store() as store:
             waiting = asyncio.create_task(asyncio.to_thread(invoke, "run", "report", "--backend", file.url))
-            while not any(record.key.occurrence for record in await records(store)):
+            while not any(record.key.occurrence for record in await records(store)):  # noqa: ASYNC110 - of another process
                 await asyncio.sleep(0.05)
             now = await store.now()
-            (claimed,) = (await store.claim({Partition("", "report"): 1}, "lease", "pod:1:abc", now, now)).records
+            (claimed,) = (
+                await store.claim({Partition("", "report"): 1}, "lease", "pod:1:abc", now, now)
+            ).records
             await asyncio.sleep(2)
             assert not waiting.done()
             assert await store.swap([Change(claimed, None)]) == [True]

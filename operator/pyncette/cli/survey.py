@@ -141,27 +141,6 @@ async def read_task(store: Store, record: Record, now: Instant) -> StoredTask:
     return found
 
 
-async def instances(store: Store, realm: str, task: str, handler: str | None, limit: int) -> list[StoredTask]:
-    """Return the first *limit* instances of *task*, by name, without their side runs."""
-    found: list[StoredTask] = []
-    for partition in await store.partitions(realm):
-        if handler in {None, partition.handler}:
-            found += await _instances_in(store, partition, task, limit)
-    return sorted(found, key=lambda one: one.name)[:limit]
-
-
-async def _instances_in(store: Store, partition: Partition, task: str, limit: int) -> list[StoredTask]:
-    after: Key | None = None
-    found: list[StoredTask] = []
-    while len(found) < limit and (page := await store.scan(partition, task, after, PAGE)):
-        for record in page:
-            key = record.key
-            if key.instance and not key.occurrence:
-                found.append(StoredTask(f"{task}/{key.instance}", partition.handler, [record]))
-        after = page[-1].key
-    return found
-
-
 async def _survey_partition(
     store: Store, partition: Partition, found: dict[tuple[str, str], StoredTask], task: str | None = None
 ) -> None:

@@ -80,7 +80,10 @@ class Supervisor:
         self._orders = Orders(
             folder.backend.url, target.module, target.name, target.home, drain_seconds, log_level, events=-1
         )
-        self._title = f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}"
+        zone = f"{datetime.datetime.now().astimezone():%Z}"
+        self._title = (
+            f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}, times in {zone}"
+        )
         self._status = "starting"
         self._fault = ""
         """The problem of the current module; an earlier one may be running."""
