@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pyncette.app.process import run_context
 
 class Running:
+    abandoned_runs = 0
+
     async def run(self):
         print(sys.getswitchinterval(), gc.get_threshold()[0])
 

@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Never, TypeVar
 
+from pyncette.app.blocking import TaskFunc
+from pyncette.app.calls import wrapped
 from pyncette.app.configuration import (
     Executor,
     batch_size_of,
@@ -22,12 +24,11 @@ from pyncette.app.context import (
     MiddlewareFunc,
     PyncetteContext,
     SimulatedTime,
-    TaskFunc,
     refuse_field,
 )
 from pyncette.app.default_backend import sqlite_repository
 from pyncette.app.executors import DefaultExecutor
-from pyncette.app.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
+from pyncette.app.handlers import MIDDLEWARE, Call, check_handler, warn_if_unawaitable, without_parentheses
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.options import DEFAULT_BEHAVIOUR, Options, PartitionSelector, check_task_name, encode_args
 from pyncette.app.process import run_until_stopped
@@ -194,7 +195,7 @@ class Pyncette:
         Raises ValueError if it cannot be called with the context and `next`.
         """
         check_handler(middleware, MIDDLEWARE)
-        warn_if_plain(middleware, MIDDLEWARE)
+        warn_if_unawaitable(middleware, MIDDLEWARE)
         self.middlewares.append(middleware)
 
     def use_listener(self, listener: Listener) -> None:
@@ -264,6 +265,10 @@ class Pyncette:
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
+    def call_of(self, task: Task) -> Call:
+        """Return a function that calls the handler of *task* inside of the middlewares."""
+        return wrapped(task.task_func, self.middlewares)
+
     @property
     def _interval(self) -> Duration:
         return self.poll_interval // A_MICROSECOND
@@ -273,7 +278,7 @@ class Pyncette:
         check_handler(task.task_func)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
-        warn_if_plain(task.task_func)
+        warn_if_unawaitable(task.task_func)
         task.adopt(self._interval)
         self.tasks[task.name] = task
         return task

@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
+from pyncette.app.handlers import Call
 from pyncette.app.instances import Instances, declaration, first_declaration
 from pyncette.app.modes import A_MICROSECOND, datetime_of
 from pyncette.app.options import arguments_of
@@ -133,9 +134,6 @@ NextFunc: TypeAlias = Callable[[], Awaitable[None]]
 MiddlewareFunc: TypeAlias = Callable[[Context, NextFunc], Awaitable[None]]
 """A middleware."""
 
-TaskFunc: TypeAlias = Callable[[Context], Awaitable[None]]
-"""A handler."""
-
 FixtureFunc: TypeAlias = Callable[["PyncetteContext"], AsyncIterator[Any]]
 """An async generator function that yields the value of the fixture once."""
 
@@ -159,6 +157,8 @@ class Declarations(Protocol):
     outcome_listeners: list[OutcomeListener]
     batch_size: int
     poll_interval: datetime.timedelta
+
+    def call_of(self, task: Task) -> Call: ...
 
 
 class PyncetteContext:
@@ -245,6 +245,11 @@ class PyncetteContext:
     def figures(self) -> Figures:
         """The current load. Can be read from any thread."""
         return Figures(self._settings.slots, 0, 0, 0, 0) if self._worker is None else self._worker.figures
+
+    @property
+    def abandoned_runs(self) -> int:
+        """How many plain functions still run in threads although `run` has ended. Their leases expire."""
+        return 0 if self._worker is None else self._worker.abandoned
 
     @property
     def stalled_seconds(self) -> float:
@@ -410,7 +415,7 @@ class PyncetteContext:
     async def _work(self) -> None:
         tasks = list(self.app.tasks.values())
         registrations = [
-            TaskRegistration(task, self.realm, self._context_of, self.app.middlewares, self._templates)
+            TaskRegistration(task, self.realm, self._context_of, self.app.call_of(task), self._templates)
             for task in tasks
         ]
         membership = self._membership()
@@ -423,6 +428,7 @@ class PyncetteContext:
             membership=membership,
             assignment=None if membership is None else self._assignment(),
             listeners=self.app.listeners,
+            watches_loop=not isinstance(self.clock, SimulatedTime),
         )
         self._worker = worker
         if self._shut_down:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
-from inspect import iscoroutinefunction
-from typing import Any, TypeAlias
+from typing import Any
 
-from pyncette.app.handlers import MIDDLEWARE, Handler, Middleware, awaitable
+from pyncette.app.handlers import Call
 from pyncette.app.tasks import Task
 from pyncette.app.templates import Templates
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
 from pyncette.worker.occurrence import Occurrence
-
-Call: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 class TaskRegistration:
@@ -25,7 +21,7 @@ class TaskRegistration:
         task: Task,
         realm: str,
         context_of: Callable[[TaskRegistration, Occurrence], Any],
-        middlewares: Sequence[Middleware],
+        call: Call,
         templates: Templates,
     ) -> None:
         self.task = task
@@ -33,7 +29,7 @@ class TaskRegistration:
         self._realm = realm
         self._polled: Sequence[int] = ()
         self._partitions: Sequence[Partition] = ()
-        self._call = wrapped(task.task_func, middlewares)
+        self._call = call
         self._templates = templates
 
     @property
@@ -68,28 +64,3 @@ class TaskRegistration:
     def task_for(self, record: Record) -> Task:
         """Return the task of *record*."""
         return self.task.of_record(record)
-
-
-def wrapped(handler: Handler, middlewares: Sequence[Middleware]) -> Call:
-    """Return *handler* inside of *middlewares*, the first of which is outermost."""
-    call = _as_coroutine(handler)
-    for middleware in reversed(middlewares):
-        call = _around(middleware, call)
-    return call
-
-
-def _around(middleware: Middleware, inner: Call) -> Call:
-    async def call(context: Any) -> None:
-        await awaitable(middleware, middleware(context, partial(inner, context)), MIDDLEWARE)
-
-    return call
-
-
-def _as_coroutine(handler: Handler) -> Call:
-    if iscoroutinefunction(handler):
-        return handler
-
-    async def call(context: Any) -> None:
-        await awaitable(handler, handler(context))
-
-    return call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha1
 from typing import Any, Final, Literal
@@ -349,8 +349,8 @@ class Task:
         task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
         return task.instance(record.key.instance, record.spec) if record.key.instance else task
 
-    def __call__(self, context: Any) -> Awaitable[None]:
-        """Call the handler without middlewares, for tests."""
+    def __call__(self, context: Any) -> Any:
+        """Call the handler without middlewares, for tests. A plain function runs in the thread of the caller."""
         return self.task_func(context)
 
     def __str__(self) -> str:
