@@ -182,6 +182,8 @@ class Runs:
         """Call *function* in a thread, with the call, and return its result once it has returned."""
         while (earlier := occurrence.thread_call) is not None and not earlier.is_over:
             await earlier.over()  # a middleware has not waited for it, and a slot is for one thread
+        if occurrence.task is None:
+            raise asyncio.CancelledError  # the run has ended meanwhile
         call = occurrence.thread_call = ThreadCall(self._threads, occurrence)
         if occurrence.lease_until < self._watched_until:
             self._watch_leases(occurrence.lease_until)
@@ -217,7 +219,7 @@ class Runs:
             else:
                 ended = _returned(occurrence)
             if occurrence.thread_call is not None:
-                await _until_returned(occurrence.thread_call)
+                await _until_returned(occurrence)
         self._over(occurrence, ended)
 
     def _over(self, occurrence: Occurrence, ended: Ended) -> None:
@@ -325,10 +327,10 @@ class Runs:
             self._arm_replacement(occurrence, after=now)
 
 
-async def _until_returned(call: ThreadCall) -> None:
+async def _until_returned(occurrence: Occurrence) -> None:
     """Wait for a function that a middleware did not wait for: its run lasts until it returns, whoever cancels it."""
-    call.stop()
-    while not call.is_over:
+    while (call := occurrence.thread_call) is not None and not call.is_over:
+        call.stop()
         with suppress(asyncio.CancelledError):
             await call.over()
 
