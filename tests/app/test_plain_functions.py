@@ -19,6 +19,7 @@ from pyncette.testing import running as in_world
 from pyncette.utils import with_heartbeat
 from pyncette.worker.occurrence import current
 from tests.app.harness import NOON, at, running, seconds
+from tests.worker.bench import until
 
 SOON = 10.0
 """Seconds after which a test gives up."""
@@ -27,12 +28,6 @@ SOON = 10.0
 @pytest.fixture
 def app(memory) -> Pyncette:
     return Pyncette(memory)
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(SOON):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 # --- What a function is given --------------------------------------------------------------------------------------------
