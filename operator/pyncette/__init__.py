@@ -1,5 +1,5 @@
 """
-Cron for Python functions: declare async handlers, and have them called when they are due.
+Cron for Python functions: declare handlers, and have them called when they are due.
 
 The names are imported on first use, since pytest imports this package in every project that has it installed, for the
 plugin of `pyncette.testing`.
@@ -12,11 +12,14 @@ from pyncette._version import __version__
 
 if TYPE_CHECKING:
     from pyncette.app.application import Pyncette
+    from pyncette.app.blocking import BlockingContext, BlockingPyncetteContext
     from pyncette.app.context import Context, PyncetteContext
     from pyncette.app.modes import ExecutionMode, FailureMode
     from pyncette.app.retries import Retry
 
 __all__ = [
+    "BlockingContext",
+    "BlockingPyncetteContext",
     "Context",
     "ExecutionMode",
     "FailureMode",
@@ -27,6 +30,8 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "BlockingContext": "pyncette.app.blocking",
+    "BlockingPyncetteContext": "pyncette.app.blocking",
     "Context": "pyncette.app.context",
     "ExecutionMode": "pyncette.app.modes",
     "FailureMode": "pyncette.app.modes",

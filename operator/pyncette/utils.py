@@ -7,13 +7,14 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from pyncette.app.context import Context, TaskFunc, runtime_of
-from pyncette.app.handlers import awaitable, mark_as_awaiting
+from pyncette.app.blocking import TaskFunc
+from pyncette.app.calls import call_of, occurrence_of
+from pyncette.app.context import Context, runtime_of
+from pyncette.app.handlers import mark_as_awaiting
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
 from pyncette.core.log_messages import naming_logger
 from pyncette.errors import LeaseLostException
-from pyncette.worker.occurrence import Occurrence
 
 logger = naming_logger(__name__)
 
@@ -38,11 +39,13 @@ def with_heartbeat(
         raise ValueError(f"Lease remaining ratio must be in (0, 1), not {lease_remaining_ratio}")
 
     def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
+        call = call_of(handler)
+
         @functools.wraps(handler)
         async def run(context: Context, **arguments: Any) -> None:
             pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)
             try:
-                await awaitable(handler, handler(context, **arguments))
+                await call(context, **arguments)
             except asyncio.CancelledError:
                 pulse.raise_if_lost()
                 raise
@@ -61,7 +64,7 @@ class _Pulse:
     def __init__(self, context: Context, ratio: float, *, cancel: bool) -> None:
         self._context = context
         # Contexts of tests and of other decorators have no occurrence.
-        self._occurrence = _occurrence_of(context)
+        self._occurrence = occurrence_of(context)
         if self._occurrence is None:
             self._clock: Clock = SystemClock()
             self._heartbeats: set[asyncio.Task[None]] = set()
@@ -130,7 +133,3 @@ class _Pulse:
         if self._occurrence is None:
             return {"task": str(self._context.task)}
         return self._occurrence.log_fields()
-
-
-def _occurrence_of(context: Any) -> Occurrence | None:
-    return context._occurrence if isinstance(context, Context) else None  # noqa: SLF001 - not for handlers

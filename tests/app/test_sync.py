@@ -130,7 +130,7 @@ def test_an_instance_that_runs_elsewhere_is_locked(url):
     begun = threading.Event()
 
     @app.middleware
-    async def hold(context, next):
+    async def hold(context, following):
         begun.set()
         await asyncio.sleep(60)
 

@@ -561,32 +561,52 @@ def test_a_fault_at_the_start_ends_it_with_a_sentence(folder):
     assert output == "pyncette: jobs/tasks.py:3: NameError: name 'nonsense' is not defined\n"
 
 
-PLAIN = MODULE.replace("async def", "def")
+YIELDING = MODULE + "        yield\n"
 
 
-def test_a_handler_that_is_not_a_coroutine_function_is_an_error_at_the_start(folder):
-    folder.write("tasks.py", PLAIN)
+def test_a_handler_that_yields_is_an_error_at_the_start(folder):
+    folder.write("tasks.py", YIELDING)
 
     code, output = called("dev", "jobs", cwd=folder.path.parent)
 
     assert code == 2
     assert output.startswith(
-        "pyncette: jobs/tasks.py:5: The handler greet is not a coroutine function: write `async def greet(…)`"
+        "pyncette: jobs/tasks.py:5: The handler greet is an async generator function: a handler must not yield"
     )
     assert output.count("\n") == 1
 
 
-def test_a_handler_that_is_no_longer_a_coroutine_function_is_reported_and_the_old_code_goes_on(folder):
+def test_a_handler_that_comes_to_yield_is_reported_and_the_old_code_goes_on(folder):
     folder.task("hello", intervalSeconds=1)
     with dev(folder) as program:
         at = program.expect("hello: greetings")
 
-        folder.write("tasks.py", PLAIN)
+        folder.write("tasks.py", YIELDING)
 
         at = program.expect(
-            "still running the previous code: .*The handler greet is not a coroutine", after=at
+            "still running the previous code: .*The handler greet is an async generator", after=at
         )
         program.expect("hello: greetings", after=at)
+        end(program)
+
+
+def test_a_plain_function_runs_and_what_it_prints_and_raises_is_told_with_its_task(folder):
+    folder.write(
+        "tasks.py",
+        MODULE.replace("async def", "def") + '        raise ValueError(f"no luck, {context.attempt}")\n',
+    )
+    folder.task("hello", intervalSeconds=1)
+    with dev(folder) as program:
+        at = program.expect("hello: greetings")
+        program.expect("ValueError: no luck, 1", after=at)
+        end(program)
+
+
+def test_a_handler_that_blocks_is_named_with_its_place(folder):
+    folder.write("tasks.py", MODULE + "        import time\n        time.sleep(4)\n")
+    folder.task("hello", intervalSeconds=1)
+    with dev(folder) as program:
+        program.expect("a handler blocks the event loop")
         end(program)
 
 

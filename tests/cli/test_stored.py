@@ -693,7 +693,7 @@ def test_check_reports_problems_of_the_module_and_of_the_manifests(folder):
     assert "pyncette: 2 problems in jobs" in output
 
 
-PLAIN = """
+YIELDING = """
     from collections.abc import Awaitable
     from pyncette import Pyncette
 
@@ -701,16 +701,20 @@ PLAIN = """
 
     @app.handler()
     def greet(context):
-        print("greetings")
+        yield
 
     @app.handler()
     def fine(context) -> Awaitable[None]:
         return other(context)
 
+    @app.handler()
+    def plain(context):
+        print("greetings")
+
     @app.dynamic_task(name="again")
     @app.dynamic_task()
-    def remind(context):
-        print("tea")
+    async def remind(context):
+        yield
 """
 
 
@@ -725,17 +729,17 @@ def trace(context, next):
 """
 
 
-def test_check_reports_each_handler_that_is_not_a_coroutine_function(folder):
-    folder.task("two", schedule='"* *"').write("tasks.py", PLAIN)
+def test_check_reports_each_handler_that_yields(folder):
+    folder.task("two", schedule='"* *"').write("tasks.py", YIELDING)
 
     result = invoke("check", str(folder.path))
 
     assert result.exit_code == 1
     assert (
-        f"{folder.path}/tasks.py:6: The handler greet is not a coroutine function: write `async def greet(…)`"
+        f"{folder.path}/tasks.py:6: The handler greet is a generator function: a handler must not yield"
         in result.stdout
     )
-    assert f"{folder.path}/tasks.py:14: The handler remind is not a coroutine function" in result.stdout
+    assert f"{folder.path}/tasks.py:18: The handler remind is an async generator function" in result.stdout
     assert "two.yaml:7:13: spec.schedule: " in result.stdout
     assert "pyncette: 3 problems" in result.stderr
     assert "Warning" not in result.stderr

@@ -197,6 +197,7 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
         registrations=[handler],
         settings=WorkerSettings("w1"),
         renewal_store=lambda: Locked(bench.backend),
+        watches_loop=True,
     )
     running = asyncio.create_task(worker.run())
     await until(lambda: handler.calls != [] and not worker.running, seconds_max=20)

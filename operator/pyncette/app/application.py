@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Never, TypeVar
 
+from pyncette.app.blocking import TaskFunc
+from pyncette.app.calls import stored_args, wrapped
 from pyncette.app.configuration import (
     Executor,
     batch_size_of,
@@ -21,18 +23,18 @@ from pyncette.app.context import (
     FixtureFunc,
     MiddlewareFunc,
     PyncetteContext,
-    TaskFunc,
     refuse_field,
 )
 from pyncette.app.default_backend import sqlite_repository
 from pyncette.app.defaults import DefaultsName, defaults_named
 from pyncette.app.executors import DefaultExecutor
-from pyncette.app.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
+from pyncette.app.handlers import MIDDLEWARE, Call, check_handler, warn_if_unawaitable, without_parentheses
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.options import PartitionSelector, check_task_name
 from pyncette.app.process import run_until_stopped
 from pyncette.app.retries import Retry, errors_of_handler
 from pyncette.app.runtime import Runtime, SimulatedTime
+from pyncette.app.signatures import with_arguments
 from pyncette.app.tasks import Kind, PartitionedTask, Task
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
 from pyncette.errors import ConfigurationError
@@ -198,7 +200,7 @@ class Pyncette:
         Raises ValueError if it cannot be called with the context and `next`.
         """
         check_handler(middleware, MIDDLEWARE)
-        warn_if_plain(middleware, MIDDLEWARE)
+        warn_if_unawaitable(middleware, MIDDLEWARE)
         self.middlewares.append(middleware)
 
     def use_listener(self, listener: Listener) -> None:
@@ -268,6 +270,10 @@ class Pyncette:
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
+    def call_of(self, task: Task) -> Call:
+        """Return a function that calls the handler of *task* inside of the middlewares."""
+        return wrapped(with_arguments(task.task_func, task.arguments, stored_args), self.middlewares)
+
     @property
     def _interval(self) -> Duration:
         return self.poll_interval // A_MICROSECOND
@@ -277,7 +283,7 @@ class Pyncette:
         check_handler(task.task_func, arguments=() if task.arguments is None else task.arguments.names)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
-        warn_if_plain(task.task_func)
+        warn_if_unawaitable(task.task_func)
         task.adopt(self._interval)
         self.tasks[task.name] = task
         return task

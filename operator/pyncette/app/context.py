@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import cached_property, partial
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from pyncette.app.instances import edit_of
 from pyncette.app.modes import datetime_of
@@ -29,6 +29,9 @@ class Context:
 
     The values of fixtures and of `add_to_context` are attributes, too. Attributes are computed on first access.
     """
+
+    _blocks: ClassVar = False
+    """True for the contexts of plain functions, which are made from another one when the function is called."""
 
     def __init__(
         self, app_context: PyncetteContext, registration: TaskRegistration, occurrence: Occurrence
@@ -118,9 +121,6 @@ NextFunc: TypeAlias = Callable[[], Awaitable[None]]
 MiddlewareFunc: TypeAlias = Callable[[Context, NextFunc], Awaitable[None]]
 """A middleware."""
 
-TaskFunc: TypeAlias = Callable[[Context], Awaitable[None]]
-"""A handler."""
-
 FixtureFunc: TypeAlias = Callable[["PyncetteContext"], AsyncIterator[Any]]
 """An async generator function that yields the value of the fixture once."""
 
@@ -155,6 +155,11 @@ class PyncetteContext:
     def ready(self) -> bool:
         """True if it polls and the backend answered the last request."""
         return self._runtime.ready
+
+    @property
+    def abandoned_runs(self) -> int:
+        """How many plain functions still run in threads although `run` has ended. Their leases expire."""
+        return self._runtime.abandoned_runs
 
     def add_to_context(self, name: str, value: Any) -> None:
         """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""
@@ -238,7 +243,7 @@ class PyncetteContext:
     def _contexts_of(self, task: Task) -> ContextOf:
         """Return what makes the contexts of *task*: of the class that the first parameter of its handler names."""
         named = context_hint(task.task_func)
-        is_context = isinstance(named, type) and issubclass(named, Context)
+        is_context = isinstance(named, type) and issubclass(named, Context) and not named._blocks  # noqa: SLF001 - its own
         return partial(named if is_context else Context, self)
 
     def __getattr__(self, name: str) -> Any:

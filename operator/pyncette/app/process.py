@@ -42,8 +42,17 @@ INTERRUPTED: Final = 130
 """The exit code of shells for a program that SIGINT ended: 128 plus 2."""
 
 
+EXIT_SECONDS: Final = 5.0
+"""How long a process may take to exit while functions of handlers still run: they may have threads that it waits for."""
+
+
 class Running(Protocol):
     """The part of an app context that a process runs."""
+
+    @property
+    def abandoned_runs(self) -> int:
+        """How many functions still run in threads after `run` has ended."""
+        ...
 
     async def run(self) -> None: ...
 
@@ -111,7 +120,11 @@ async def run_context(
                 _tune_garbage_collector()
                 sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
                 stopping.begun(context)
-                await context.run()
+                try:
+                    await context.run()
+                finally:
+                    if context.abandoned_runs:
+                        _end_later(EXIT_SECONDS, 0)
         except asyncio.CancelledError:
             if not stopping.at_once:
                 return 0  # stopped before the app had started
@@ -163,9 +176,7 @@ class _Stopping:
             # In an empty context, since the signal is not part of the run that it interrupted.
             self._loop.call_soon_threadsafe(self._drain, signal.Signals(number).name, context=Context())
             return
-        end = threading.Timer(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, _end)
-        end.daemon = True
-        end.start()
+        _end_later(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, INTERRUPTED)
         self._loop.call_soon_threadsafe(self._cancel, context=Context())
 
     def _drain(self, name: str) -> None:
@@ -184,11 +195,19 @@ class _Stopping:
         self._running.cancel()
 
 
-def _end() -> None:
-    """End a process that does not exit. Its runs are taken over when their leases expire."""
-    sys.stderr.write("pyncette: ended immediately; running tasks are taken over when their leases expire\n")
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
+def _end_later(seconds: float, code: int) -> None:
+    """End a process that has not exited after *seconds*. Its runs are taken over when their leases expire."""
+
+    def end() -> None:
+        sys.stderr.write(
+            "pyncette: ended immediately; running tasks are taken over when their leases expire\n"
+        )
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from pyncette.app.defaults import Defaults
-from pyncette.app.handlers import Middleware
+from pyncette.app.handlers import Call, Middleware
 from pyncette.app.instances import Instances, declaration, first_declaration, refusal_if_over
 from pyncette.app.modes import A_MICROSECOND, datetime_of
 from pyncette.app.registration import ContextOf, TaskRegistration
@@ -59,6 +59,8 @@ class Declarations(Protocol):
     outcome_listeners: list[OutcomeListener]
     batch_size: int
     poll_interval: datetime.timedelta
+
+    def call_of(self, task: Task) -> Call: ...
 
 
 class Runtime:
@@ -143,6 +145,11 @@ class Runtime:
     def figures(self) -> Figures:
         """The current load. Can be read from any thread."""
         return Figures(self._settings.slots, 0, 0, 0, 0) if self._worker is None else self._worker.figures
+
+    @property
+    def abandoned_runs(self) -> int:
+        """How many plain functions still run in threads although `run` has ended."""
+        return 0 if self._worker is None else self._worker.abandoned
 
     @property
     def stalled_seconds(self) -> float:
@@ -244,7 +251,7 @@ class Runtime:
     async def _work(self, contexts_of: ContextsOf) -> None:
         tasks = list(self.app.tasks.values())
         registrations = [
-            TaskRegistration(task, self.realm, contexts_of(task), self.app.middlewares, self._templates)
+            TaskRegistration(task, self.realm, contexts_of(task), self.app.call_of(task), self._templates)
             for task in tasks
         ]
         membership = self._membership()
@@ -257,6 +264,7 @@ class Runtime:
             membership=membership,
             assignment=None if membership is None else self._assignment(),
             listeners=self.app.listeners,
+            watches_loop=not isinstance(self.clock, SimulatedTime),
         )
         self._worker = worker
         if self._shut_down:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha1
 from typing import Any, Final, Literal, Self
@@ -367,8 +367,8 @@ class Task(TaskOptions):
         """The arguments that the handler takes by its signature; None if it takes the context alone."""
         return self._options.arguments
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
-        """Call the handler without middlewares, for tests."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the handler without middlewares, for tests. A plain function runs in the thread of the caller."""
         return self.task_func(*args, **kwargs)
 
     def __str__(self) -> str:

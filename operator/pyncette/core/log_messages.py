@@ -13,7 +13,7 @@ from pyncette.core.printable import printable, printable_json
 from pyncette.core.record import Key
 from pyncette.core.runs import HeldRun
 
-NAMED: Final = ("task", "instance", "occurrence", "attempt", "records", "total", "error")
+NAMED: Final = ("task", "instance", "occurrence", "attempt", "at", "records", "total", "error")
 """The fields that a message repeats, in this order. The others are only fields of the log record."""
 
 VALUE_CHARACTERS_MAX: Final = 700

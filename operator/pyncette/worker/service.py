@@ -23,6 +23,7 @@ from pyncette.worker.claims import Claims
 from pyncette.worker.completions import Completions
 from pyncette.worker.dispatch import Dispatch
 from pyncette.worker.limits import Limits
+from pyncette.worker.loop_watch import LoopWatch
 from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.partitions import Partitions
 from pyncette.worker.poller import SAFETY_POLL, Poller
@@ -102,7 +103,8 @@ class Worker:
 
     With *renewal_store*, leases are renewed on a thread with a connection of its own; without, in the same loop, as for
     simulated time and for records in memory. The renewals also keep up the *membership*, until nothing more is claimed.
-    The *assignment* says which partitions it polls, of those that workers share out among themselves.
+    The *assignment* says which partitions it polls, of those that workers share out among themselves. If *watches_loop*,
+    a thread names handlers that block the event loop.
     """
 
     def __init__(
@@ -116,12 +118,14 @@ class Worker:
         membership: Membership | None = None,
         assignment: PartitionAssignment | None = None,
         listeners: Sequence[Listener] = (),
+        watches_loop: bool = False,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._renewal_store = renewal_store
         self._membership = membership
         self._listeners = listeners
+        self._watches_loop = watches_loop
         store, holder, ahead = ledger.store, settings.holder, settings.ahead
         interval = SAFETY_POLL if store.capabilities.notifies else settings.poll_interval
         partitions = Partitions(registrations, assignment)
@@ -189,6 +193,11 @@ class Worker:
         return 0.0 if self._thread is None else self._thread.stalled_seconds
 
     @property
+    def abandoned(self) -> int:
+        """How many handlers still run in threads although their worker has ended. Their leases expire."""
+        return len(self._runs.abandoned)
+
+    @property
     def running(self) -> Sequence[Occurrence]:
         """The current runs."""
         return list(self._runs.running.values())
@@ -233,6 +242,8 @@ class Worker:
         first poll, or a bug.
         """
         async with AsyncExitStack() as stack:
+            if self._watches_loop:
+                stack.enter_context(LoopWatch(self._runs))
             if self._renewal_store is not None:
                 self._thread = RenewalThread(
                     self._runs,
@@ -271,7 +282,7 @@ class Worker:
                 for task in left:
                     task.cancel()
                 await asyncio.gather(*left, poller, return_exceptions=True)
-                self._runs.stop_watching()
+                self._runs.close()
 
     async def _until_ended(
         self, poller: asyncio.Task[None], background: Sequence[asyncio.Task[None]]
@@ -313,6 +324,7 @@ class Worker:
                 "handlers did not end after their cancellation",
                 extra=fields_of_records(stubborn, len(stubborn)),
             )
+            await self._runs.abandon()
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._completions.emptied()
