@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, ParamSpec
 
-from pyncette.app.context import Context, TaskFunc, runtime_of
-from pyncette.app.handlers import awaitable, mark_as_awaiting
+from pyncette.app.context import Context, runtime_of
+from pyncette.app.handlers import Handler, awaitable, mark_as_awaiting
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
 from pyncette.errors import LeaseLostException
@@ -21,9 +21,12 @@ RETRIES_A_LEASE: Final = 10
 """After a failed heartbeat, the next follows after this fraction of the lease."""
 
 
+_P = ParamSpec("_P")
+
+
 def with_heartbeat(
     lease_remaining_ratio: float = 0.5, cancel_on_lease_lost: bool = False
-) -> Callable[[TaskFunc], Callable[[Context], Coroutine[Any, Any, None]]]:
+) -> Callable[[Callable[_P, Awaitable[None]]], Callable[_P, Coroutine[Any, Any, None]]]:
     """
     Renew the lease of a running handler whenever only *lease_remaining_ratio* of it is left.
 
@@ -37,7 +40,7 @@ def with_heartbeat(
     if not 0 < lease_remaining_ratio < 1:
         raise ValueError(f"Lease remaining ratio must be in (0, 1), not {lease_remaining_ratio}")
 
-    def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
+    def decorator(handler: Handler) -> Callable[..., Coroutine[Any, Any, None]]:
         @functools.wraps(handler)
         async def run(context: Context, **arguments: Any) -> None:
             pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import msgspec
 import pytest
@@ -11,6 +11,7 @@ import yaml
 
 from pyncette import ExecutionMode, Pyncette, Retry
 from pyncette.app.policy_options import POLICIES
+from pyncette.app.typed_options import RunOptions
 from pyncette.mirror.conversion import to_spec
 from pyncette.resources.task import RetryPolicy, TaskSpec
 from tests.resources import task
@@ -122,3 +123,7 @@ def test_the_bounds_of_options_are_those_of_a_manifest():
 def test_the_defaults_of_retry_are_those_of_a_manifest():
     assert Retry().stored == in_yaml().retry
     assert msgspec.structs.asdict(in_python().retry) == msgspec.structs.asdict(in_yaml(retryPolicy={}).retry)
+
+
+def test_type_checkers_know_all_policies():
+    assert get_type_hints(RunOptions).keys() == POLICIES

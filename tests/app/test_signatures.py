@@ -197,7 +197,7 @@ async def test_an_argument_that_does_not_validate_is_refused_where_it_is_schedul
 def test_a_value_without_a_json_form_is_refused(safe):
     async def remind(context, anything: Any): ...
 
-    with pytest.raises(InvalidArgumentsError, match="an argument has no JSON form: .*object"):
+    with pytest.raises(InvalidArgumentsError, match=r"an argument has no JSON form: .*object"):
         safe.dynamic_task(args={"anything": object()})(remind)
 
 

@@ -15,8 +15,8 @@ from pyncette.errors import DoNotRetry
 AWAITED: Final = "_pyncette_awaited"
 """Attribute of this library's wrappers: a pair of the wrapper and the handler that it awaits."""
 
-Handler: TypeAlias = Callable[[Any], Awaitable[None]]
-"""A handler, called with the context of its run."""
+Handler: TypeAlias = Callable[..., Awaitable[None]]
+"""A handler, called with the context of its run, and the arguments that its signature names."""
 
 Middleware: TypeAlias = Callable[[Any, Any], Awaitable[None]]
 """A middleware, called with the context of a run and a function that runs the rest."""
