@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, ParamSpec
 
-from pyncette.app.blocking import TaskFunc
 from pyncette.app.calls import call_of, occurrence_of
 from pyncette.app.context import Context, runtime_of
-from pyncette.app.handlers import mark_as_awaiting
+from pyncette.app.handlers import Handler, mark_as_awaiting
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
 from pyncette.core.log_messages import naming_logger
@@ -22,9 +21,12 @@ RETRIES_A_LEASE: Final = 10
 """After a failed heartbeat, the next follows after this fraction of the lease."""
 
 
+_P = ParamSpec("_P")
+
+
 def with_heartbeat(
     lease_remaining_ratio: float = 0.5, cancel_on_lease_lost: bool = False
-) -> Callable[[TaskFunc], Callable[[Context], Coroutine[Any, Any, None]]]:
+) -> Callable[[Callable[_P, Awaitable[None] | None]], Callable[_P, Coroutine[Any, Any, None]]]:
     """
     Renew the lease of a running handler whenever only *lease_remaining_ratio* of it is left.
 
@@ -38,7 +40,7 @@ def with_heartbeat(
     if not 0 < lease_remaining_ratio < 1:
         raise ValueError(f"Lease remaining ratio must be in (0, 1), not {lease_remaining_ratio}")
 
-    def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
+    def decorator(handler: Handler) -> Callable[..., Coroutine[Any, Any, None]]:
         call = call_of(handler)
 
         @functools.wraps(handler)

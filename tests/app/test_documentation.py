@@ -11,7 +11,7 @@ from pyncette.testing import World
 from tests.app.harness import free_port
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["reference/python-api.md", "how-to/from-pyncette-1.md"]
+PAGES = ["reference/python-api.md", "reference/policies.md", "how-to/from-pyncette-1.md"]
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

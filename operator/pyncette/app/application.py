@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, Never, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Concatenate, Literal, Never, Protocol, TypeVar, Unpack, overload
 
-from pyncette.app.blocking import TaskFunc
+from pyncette.app.blocking import BlockingContext
 from pyncette.app.calls import stored_args, wrapped
 from pyncette.app.configuration import (
     Executor,
@@ -19,23 +19,27 @@ from pyncette.app.configuration import (
     require_store,
     slots_of,
 )
-from pyncette.app.context import (
-    FixtureFunc,
-    MiddlewareFunc,
-    PyncetteContext,
-    refuse_field,
-)
+from pyncette.app.context import Context, FixtureFunc, MiddlewareFunc, PyncetteContext, refuse_field
 from pyncette.app.default_backend import sqlite_repository
 from pyncette.app.defaults import DefaultsName, defaults_named
 from pyncette.app.executors import DefaultExecutor
-from pyncette.app.handlers import MIDDLEWARE, Call, check_handler, warn_if_unawaitable, without_parentheses
+from pyncette.app.handlers import (
+    MIDDLEWARE,
+    Call,
+    Handler,
+    check_handler,
+    warn_if_unawaitable,
+    without_parentheses,
+)
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.options import PartitionSelector, check_task_name
+from pyncette.app.partitioned_tasks import PartitionedTask
 from pyncette.app.process import run_until_stopped
 from pyncette.app.retries import Retry, errors_of_handler
 from pyncette.app.runtime import Runtime, SimulatedTime
 from pyncette.app.signatures import with_arguments
-from pyncette.app.tasks import Kind, PartitionedTask, Task
+from pyncette.app.tasks import Kind, P, Task
+from pyncette.app.typed_options import PartitionedTaskOptions, TaskOptions
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
 from pyncette.errors import ConfigurationError
 from pyncette.ledger.ledger import Ledger
@@ -44,7 +48,36 @@ from pyncette.worker.service import Listener, OutcomeListener
 
 logger = logging.getLogger(__name__)
 
+_C = TypeVar("_C", bound=Context)
+_B = TypeVar("_B", bound=BlockingContext)
 _F = TypeVar("_F", bound=Callable[..., Any])
+_Fixture = TypeVar("_Fixture", bound=Callable[..., AsyncIterator[Any]])
+
+
+class TaskDecorator(Protocol):
+    """A decorator that makes a task of a handler: a coroutine function, or a plain function that runs in a thread."""
+
+    @overload
+    def __call__(
+        self, func: Callable[Concatenate[_C, P], Awaitable[None]], /
+    ) -> Task[Concatenate[_C, P]]: ...
+
+    @overload
+    def __call__(self, func: Callable[Concatenate[_B, P], None], /) -> Task[Concatenate[_B, P]]: ...
+
+
+class PartitionedTaskDecorator(Protocol):
+    """A decorator that makes a partitioned task of a handler."""
+
+    @overload
+    def __call__(
+        self, func: Callable[Concatenate[_C, P], Awaitable[None]], /
+    ) -> PartitionedTask[Concatenate[_C, P]]: ...
+
+    @overload
+    def __call__(
+        self, func: Callable[Concatenate[_B, P], None], /
+    ) -> PartitionedTask[Concatenate[_B, P]]: ...
 
 
 class Pyncette:
@@ -86,7 +119,17 @@ class Pyncette:
 
     # --- Tasks -------------------------------------------------------------------------------------------------------
 
-    def task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
+    @overload
+    def task(
+        self, *, schedule: str, timezone: str | None = None, **options: Unpack[TaskOptions]
+    ) -> TaskDecorator:
+        """Declare a task with a cron *schedule*, in its *timezone* (UTC)."""
+
+    @overload
+    def task(self, *, interval: datetime.timedelta, **options: Unpack[TaskOptions]) -> TaskDecorator:
+        """Declare a task that runs every *interval*."""
+
+    def task(self, *misplaced: Never, **options: Any) -> TaskDecorator:
         """
         Declare a task with a schedule of its own.
 
@@ -97,13 +140,31 @@ class Pyncette:
         """
         _refuse_misplaced("task", misplaced)
 
-        def decorator(func: TaskFunc) -> Task:
+        def decorator(func: Handler) -> Task[Any]:
             name, handler = _named(func, options)
             return self._declare(Task.declared(name, handler, Kind.STATIC, options, self.defaults))
 
         return decorator
 
-    def dynamic_task(self, *misplaced: Never, **options: Any) -> Callable[[TaskFunc], Task]:
+    @overload
+    def dynamic_task(
+        self, *, schedule: str, timezone: str | None = None, **options: Unpack[TaskOptions]
+    ) -> TaskDecorator:
+        """Declare a template whose instances have this cron *schedule* unless they have another."""
+
+    @overload
+    def dynamic_task(self, *, interval: datetime.timedelta, **options: Unpack[TaskOptions]) -> TaskDecorator:
+        """Declare a template whose instances have this *interval* unless they have another schedule."""
+
+    @overload
+    def dynamic_task(self, *, execute_at: datetime.datetime, **options: Unpack[TaskOptions]) -> TaskDecorator:
+        """Declare a template whose instances have this due time unless they have another schedule."""
+
+    @overload
+    def dynamic_task(self, **options: Unpack[TaskOptions]) -> TaskDecorator:
+        """Declare a template whose instances have schedules of their own."""
+
+    def dynamic_task(self, *misplaced: Never, **options: Any) -> TaskDecorator:
         """
         Declare a template: its instances are scheduled at run time, by `PyncetteContext.schedule_task`.
 
@@ -111,11 +172,33 @@ class Pyncette:
         """
         _refuse_misplaced("dynamic_task", misplaced)
 
-        def decorator(func: TaskFunc) -> Task:
+        def decorator(func: Handler) -> Task[Any]:
             name, handler = _named(func, options)
             return self._declare(Task.declared(name, handler, Kind.TEMPLATE, options, self.defaults))
 
         return decorator
+
+    @overload
+    def partitioned_task(
+        self, *, schedule: str, timezone: str | None = None, **options: Unpack[PartitionedTaskOptions]
+    ) -> PartitionedTaskDecorator:
+        """Declare a partitioned template whose instances have this cron *schedule* unless they have another."""
+
+    @overload
+    def partitioned_task(
+        self, *, interval: datetime.timedelta, **options: Unpack[PartitionedTaskOptions]
+    ) -> PartitionedTaskDecorator:
+        """Declare a partitioned template whose instances have this *interval* unless they have another schedule."""
+
+    @overload
+    def partitioned_task(
+        self, *, execute_at: datetime.datetime, **options: Unpack[PartitionedTaskOptions]
+    ) -> PartitionedTaskDecorator:
+        """Declare a partitioned template whose instances have this due time unless they have another schedule."""
+
+    @overload
+    def partitioned_task(self, **options: Unpack[PartitionedTaskOptions]) -> PartitionedTaskDecorator:
+        """Declare a partitioned template whose instances have schedules of their own."""
 
     def partitioned_task(
         self,
@@ -124,7 +207,7 @@ class Pyncette:
         partition_selector: PartitionSelector | None = None,
         enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
         **options: Any,
-    ) -> Callable[[TaskFunc], PartitionedTask]:
+    ) -> PartitionedTaskDecorator:
         """
         Declare a template whose instances are spread over *partition_count* partitions.
 
@@ -136,7 +219,7 @@ class Pyncette:
         if partition_count is None:
             raise ValueError("A partitioned task needs a partition_count")
 
-        def decorator(func: TaskFunc) -> PartitionedTask:
+        def decorator(func: Handler) -> PartitionedTask[Any]:
             name, handler = _named(func, options)
             task = PartitionedTask.declared(name, handler, Kind.TEMPLATE, options, self.defaults)
             task.spread(partition_count, partition_selector, enabled_partitions)
@@ -145,7 +228,7 @@ class Pyncette:
 
         return decorator
 
-    def handler(self, name: str | None = None, *, retry: Retry | None = None) -> Callable[[TaskFunc], Task]:
+    def handler(self, name: str | None = None, *, retry: Retry | None = None) -> TaskDecorator:
         """
         Declare a handler without a schedule, for PyncetteTasks. Its options are the fields of each PyncetteTask.
 
@@ -155,7 +238,7 @@ class Pyncette:
             raise without_parentheses("handler", name)
         errors = errors_of_handler(retry)
 
-        def decorator(func: TaskFunc) -> Task:
+        def decorator(func: Handler) -> Task[Any]:
             handler = _handler(func)
             task_name = _name_of(handler, name, "task")
             task = Task.declared(task_name, handler, Kind.HANDLER, {}, self.defaults)
@@ -166,12 +249,12 @@ class Pyncette:
 
     # --- Fixtures and middlewares ------------------------------------------------------------------------------------
 
-    def fixture(self, name: str | None = None) -> Callable[[_F], _F]:
+    def fixture(self, name: str | None = None) -> Callable[[_Fixture], _Fixture]:
         """Declare a fixture: an async generator function, called with the app context, that yields one value."""
         if callable(name):
             raise without_parentheses("fixture", name)
 
-        def decorator(func: _F) -> _F:
+        def decorator(func: _Fixture) -> _Fixture:
             self.use_fixture(_name_of(func, name, "fixture"), func)
             return func
 
@@ -289,7 +372,7 @@ class Pyncette:
         return task
 
 
-def _named(func: TaskFunc, options: Mapping[str, Any]) -> tuple[str, TaskFunc]:
+def _named(func: Handler, options: Mapping[str, Any]) -> tuple[str, Handler]:
     """Return the name of a task, that of the function unless *options* have one, and its handler."""
     handler = _handler(func)
     return _name_of(handler, options.get("name"), "task"), handler
@@ -305,7 +388,7 @@ def _name_of(func: Any, given: Any, of: str) -> str:
     return name
 
 
-def _handler(func: TaskFunc) -> TaskFunc:
+def _handler(func: Handler) -> Handler:
     """Return the handler of *func*, which may be a task: decorators can be stacked, one task each."""
     return func.task_func if isinstance(func, Task) else func
 

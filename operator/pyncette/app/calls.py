@@ -34,15 +34,15 @@ def call_of(handler: Handler) -> Call:
         return handler
     if not is_plain(handler):
 
-        async def call(context: Any) -> None:
-            await awaitable(handler, handler(context))
+        async def call(context: Any, **arguments: Any) -> None:
+            await awaitable(handler, handler(context, **arguments))
 
         return call
 
     context_class = blocking_class_of(handler)
 
-    async def call_in_thread(context: Any) -> None:
-        result = await _result_of(handler, context_class, context)
+    async def call_in_thread(context: Any, **arguments: Any) -> None:
+        result = await _result_of(partial(handler, **arguments) if arguments else handler, context_class, context)
         if inspect.isawaitable(result):  # it wraps a coroutine function, and inspection did not tell
             await result
         refuse_generator(handler, result)

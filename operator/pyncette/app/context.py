@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import cached_property, partial
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, Unpack, cast, overload
 
 from pyncette.app.instances import edit_of
 from pyncette.app.modes import datetime_of
@@ -14,7 +14,8 @@ from pyncette.app.registration import ContextOf, TaskRegistration
 from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
 from pyncette.app.runtime import Runtime
 from pyncette.app.signatures import context_hint
-from pyncette.app.tasks import Task
+from pyncette.app.tasks import P, Task
+from pyncette.app.typed_options import InstanceOptions
 from pyncette.core.accounting import idempotency_key, run_id
 from pyncette.core.log_messages import naming_logger
 from pyncette.errors import LeaseLostException, StoreUnavailableError
@@ -27,7 +28,8 @@ class Context:
     """
     The argument of a handler: the task, its due time and its arguments.
 
-    The values of fixtures and of `add_to_context` are attributes, too. Attributes are computed on first access.
+    The values of fixtures and of `add_to_context` are attributes, too. A subclass can give them types, as in
+    `class Mine(Context): db: Pool`. A handler whose first parameter names it receives one. It must not define `__init__`.
     """
 
     _blocks: ClassVar = False
@@ -99,13 +101,17 @@ class Context:
         if not held:
             raise LeaseLostException(self.task)
 
-    def __getattr__(self, name: str) -> Any:
-        """Return the value of a fixture or of `add_to_context`."""
-        if name != "_app_context":  # not yet there while a context is being copied
-            values = runtime_of(self._app_context).values
-            if name in values:
-                return values[name]
-        raise AttributeError(f"The context has no {name!r}: neither a fixture nor add_to_context provides it")
+    if not TYPE_CHECKING:  # so that they find misspelt attributes
+
+        def __getattr__(self, name: str) -> Any:
+            """Return the value of a fixture or of `add_to_context`."""
+            if name != "_app_context":  # not yet there while a context is being copied
+                values = runtime_of(self._app_context).values
+                if name in values:
+                    return values[name]
+            raise AttributeError(
+                f"The context has no {name!r}: neither a fixture nor add_to_context provides it"
+            )
 
     def __repr__(self) -> str:
         return f"<Context of {self._held.record.key}, due at {self.scheduled_at.isoformat()}>"
@@ -170,19 +176,74 @@ class PyncetteContext:
 
     # --- Instances ---------------------------------------------------------------------------------------------------
 
+    @overload
     async def schedule_task(
-        self, task: Task, instance_name: str, force: bool = False, **options: Any
-    ) -> Task:
+        self,
+        task: Task[P],
+        instance_name: str,
+        force: bool = False,
+        *,
+        schedule: str,
+        timezone: str | None = None,
+        keep_sooner: bool = ...,
+        **options: Unpack[InstanceOptions],
+    ) -> Task[P]:
+        """Create or update an instance with a cron *schedule*, in its *timezone* (UTC)."""
+
+    @overload
+    async def schedule_task(
+        self,
+        task: Task[P],
+        instance_name: str,
+        force: bool = False,
+        *,
+        interval: datetime.timedelta,
+        keep_sooner: bool = ...,
+        **options: Unpack[InstanceOptions],
+    ) -> Task[P]:
+        """Create or update an instance that runs every *interval*, counted from now."""
+
+    @overload
+    async def schedule_task(
+        self,
+        task: Task[P],
+        instance_name: str,
+        force: bool = False,
+        *,
+        execute_at: datetime.datetime,
+        keep_sooner: bool = ...,
+        **options: Unpack[InstanceOptions],
+    ) -> Task[P]:
+        """Create or update an instance that runs once, at *execute_at*."""
+
+    @overload
+    async def schedule_task(
+        self,
+        task: Task[P],
+        instance_name: str,
+        force: bool = False,
+        *,
+        keep_sooner: bool = ...,
+        **options: Unpack[InstanceOptions],
+    ) -> Task[P]:
+        """Create or update an instance with the schedule of its template."""
+
+    async def schedule_task(
+        self, task: Task[P], instance_name: str, force: bool = False, **options: Any
+    ) -> Task[P]:
         """
         Create or update an instance of a dynamic task, and return it.
 
-        *options* are a schedule (exactly one of `schedule`, `interval` and `execute_at`), `timezone`, arguments, and
-        options that override those of the template. Without *force*, a running instance raises TaskLockedException, and
-        an update keeps the earlier of the old and the new next time. With *force* everything is overwritten, and a
-        running handler loses its lease. A time in the past is due immediately.
+        *options* are a schedule (exactly one of `schedule`, `interval` and `execute_at`), `timezone`, `args`, and options
+        that override those of the template. A time in the past is due immediately. A running instance raises
+        TaskLockedException, unless *force* overwrites everything: then a running handler loses its lease.
+
+        An update replaces the next time, or with `keep_sooner` keeps the earlier of the old and the new one. With the
+        defaults of 1.x it always keeps the earlier one, and all other keywords are arguments.
         """
         edit = edit_of(self._runtime.app.defaults, options, force=force)
-        return await self._runtime.instances.schedule(task, instance_name, options, edit)
+        scheduled = await self._runtime.instances.schedule(task, instance_name, options, edit)
+        return cast("Task[P]", scheduled)
 
     async def unschedule_task(self, task: Task, instance_name: str | None = None) -> None:
         """
@@ -246,12 +307,14 @@ class PyncetteContext:
         is_context = isinstance(named, type) and issubclass(named, Context) and not named._blocks  # noqa: SLF001 - its own
         return partial(named if is_context else Context, self)
 
-    def __getattr__(self, name: str) -> Any:
-        """Return the value of a fixture that was set up before."""
-        runtime = self.__dict__.get("_runtime")
-        if runtime is not None and name in runtime.values:
-            return runtime.values[name]
-        raise AttributeError(f"The app context has no {name!r}: no fixture provides it yet")
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return the value of a fixture that was set up before."""
+            runtime = self.__dict__.get("_runtime")
+            if runtime is not None and name in runtime.values:
+                return runtime.values[name]
+            raise AttributeError(f"The app context has no {name!r}: no fixture provides it yet")
 
 
 def runtime_of(app_context: PyncetteContext) -> Runtime:

@@ -15,11 +15,11 @@ from pyncette.errors import DoNotRetry
 AWAITED: Final = "_pyncette_awaited"
 """Attribute of this library's wrappers: a pair of the wrapper and the handler that it awaits."""
 
-Handler: TypeAlias = Callable[[Any], Any]
-"""A handler, called with the context of its run. What it returns is awaited if it can be."""
+Handler: TypeAlias = Callable[..., Any]
+"""A handler, called with the context of its run, and the arguments that its signature names."""
 
-Call: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
-"""A coroutine function that calls a handler with the context of its run."""
+Call: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+"""A coroutine function that calls a handler with the context of its run, and with arguments by name."""
 
 Middleware: TypeAlias = Callable[[Any, Any], Awaitable[None]]
 """A middleware, called with the context of a run and a function that runs the rest."""

@@ -75,10 +75,11 @@ class Retry:
             raise ValueError(
                 f"max_backoff must not be shorter than initial_backoff: {self.max_backoff} < {self.initial_backoff}"
             )
-        errors = self.errors
-        _check_exceptions("on", errors.on)
-        _check_exceptions("give_up_on", errors.give_up_on)
-        if not errors.on:
+        for name in ("on", "give_up_on"):
+            classes = _as_tuple(getattr(self, name))
+            _check_exceptions(name, classes)
+            object.__setattr__(self, name, classes)  # frozen, and equal however it was written
+        if not self.on:
             raise ValueError("on names no exception, so nothing is retried: write max_attempts=1")
 
     @property

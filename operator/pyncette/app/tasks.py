@@ -5,20 +5,20 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from hashlib import sha1
-from typing import Any, Final, Literal, Self
+from typing import Any, Generic, Self, Unpack, cast, overload
 
 import msgspec
+from typing_extensions import ParamSpec
 
 from pyncette.app.behaviour import Behaviour, behaviour_of, policies_of, with_history
 from pyncette.app.defaults import DEFAULTS_OF_1_X, Defaults
 from pyncette.app.handlers import Handler
 from pyncette.app.modes import datetime_of
+from pyncette.app.option_attributes import OptionAttributes
 from pyncette.app.options import (
     OF_THE_TASK_ALONE,
     ONE_SCHEDULE,
     Options,
-    PartitionSelector,
     arguments_of,
     as_stored,
     check_instance_name,
@@ -34,14 +34,12 @@ from pyncette.app.options import (
 from pyncette.app.policy_options import check_window, pop_policies, updated
 from pyncette.app.retries import RetriedErrors, refuse_exceptions
 from pyncette.app.signatures import Arguments
-from pyncette.app.task_options import TaskOptions
+from pyncette.app.typed_options import InstanceOptions
 from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
 from pyncette.core.schedule import Once, Schedule, first_after
 from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
 from pyncette.core.times import instant_of
-
-DIGEST_BITS: Final = 160
 
 
 class Kind(Enum):
@@ -57,13 +55,13 @@ class Kind(Enum):
     """Its schedule as an instance of its template."""
 
 
-SHARED: Final = "shared"
-"""The value of enabled_partitions that assigns partitions to the running workers."""
+P = ParamSpec("P", default=...)
+"""The parameters of a handler. The default lets annotations name `Task` alone."""
 
 
-class Task(TaskOptions):
+class Task(OptionAttributes, Generic[P]):
     """
-    A handler with its options.
+    A handler with its options. It can be called like the handler, whose parameters *P* are.
 
     The decorators of `Pyncette` make tasks, and its calls return them. A task that is constructed directly belongs to
     no app, so no worker runs it. Raises ValueError for invalid options.
@@ -118,7 +116,7 @@ class Task(TaskOptions):
         parent_task: Task | None = None,
     ) -> None:
         self.name = name
-        self.task_func = task_func
+        self.task_func: Callable[P, Awaitable[None]] = task_func
         self.kind = kind
         self.on_polled_changed: set[Callable[[], object]] = set()
         """Called when it is enabled or disabled, and when its polled partitions change."""
@@ -296,7 +294,29 @@ class Task(TaskOptions):
             instance_name, self.task_func, Kind.INSTANCE, stored, self._poll_interval, self
         )
 
-    def instantiate(self, name: str, **options: Any) -> Task:
+    @overload
+    def instantiate(
+        self, name: str, *, schedule: str, timezone: str | None = None, **options: Unpack[InstanceOptions]
+    ) -> Task[P]:
+        """Return an instance with a cron *schedule*, in its *timezone*, without storing it."""
+
+    @overload
+    def instantiate(
+        self, name: str, *, interval: datetime.timedelta, **options: Unpack[InstanceOptions]
+    ) -> Task[P]:
+        """Return an instance that runs every *interval*, without storing it."""
+
+    @overload
+    def instantiate(
+        self, name: str, *, execute_at: datetime.datetime, **options: Unpack[InstanceOptions]
+    ) -> Task[P]:
+        """Return an instance that runs once, at *execute_at*, without storing it."""
+
+    @overload
+    def instantiate(self, name: str, **options: Unpack[InstanceOptions]) -> Task[P]:
+        """Return an instance with the schedule of the template, without storing it."""
+
+    def instantiate(self, name: str, **options: Any) -> Task[P]:
         """
         Return the instance *name* of this template with *options*, like `PyncetteContext.schedule_task`, without storing it.
 
@@ -304,7 +324,7 @@ class Task(TaskOptions):
         """
         if self.kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
-        return self.instance(name, self.spec_of(name, options))
+        return cast("Task[P]", self.instance(name, self.spec_of(name, options)))
 
     def as_spec(self) -> dict[str, Any]:
         """Return name, schedule and arguments as a JSON-serializable dictionary."""
@@ -321,15 +341,15 @@ class Task(TaskOptions):
     def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
         """Return the instance of this template for the result of `as_spec` of an instance."""
         interval, execute_at, args = (task_spec[name] for name in ("interval", "execute_at", "extra_args"))
-        arguments = args if self._options.defaults.loose_keywords else {"args": args}
-        return self.instantiate(
-            task_spec["name"],
-            **arguments,
-            schedule=task_spec["schedule"],
-            interval=None if interval is None else datetime.timedelta(seconds=interval),
-            execute_at=None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
-            timezone=task_spec["timezone"],
-        )
+        options = {
+            **(args if self._options.defaults.loose_keywords else {"args": args}),
+            "schedule": task_spec["schedule"],
+            "interval": None if interval is None else datetime.timedelta(seconds=interval),
+            "execute_at": None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
+            "timezone": task_spec["timezone"],
+        }
+        name: str = task_spec["name"]
+        return self.instance(name, self.spec_of(name, options))
 
     def get_next_execution(
         self, utc_now: datetime.datetime, last_execution: datetime.datetime | None
@@ -367,7 +387,7 @@ class Task(TaskOptions):
         """The arguments that the handler takes by its signature; None if it takes the context alone."""
         return self._options.arguments
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the handler without middlewares, for tests. A plain function runs in the thread of the caller."""
         return self.task_func(*args, **kwargs)
 
@@ -397,93 +417,3 @@ class Task(TaskOptions):
             self._options.arguments,
             self._options.errors,
         )
-
-
-class PartitionedTask(Task):
-    """A template whose instances are spread over partitions, which can be assigned to several processes."""
-
-    def __init__(
-        self,
-        *,
-        partition_count: int,
-        partition_selector: PartitionSelector | None = None,
-        enabled_partitions: Sequence[int] | Literal["shared"] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options, dynamic=True)
-        self.spread(partition_count, partition_selector, enabled_partitions)
-
-    def spread(
-        self,
-        partition_count: int,
-        partition_selector: PartitionSelector | None,
-        enabled_partitions: Sequence[int] | Literal["shared"] | None,
-    ) -> None:
-        """Set the partitions of a new task. Raises ValueError for invalid ones."""
-        if partition_count < 1:
-            raise ValueError("Partition count must be greater than or equal to 1")
-        self._partition_count = partition_count
-        self.partition_selector = partition_selector or default_partition
-        self.enabled_partitions = enabled_partitions
-
-    @property
-    def enabled_partitions(self) -> Sequence[int] | Literal["shared"] | None:
-        """
-        The partitions that this process polls; None: all; "shared": those assigned to this worker.
-
-        It can be set at any time and takes effect immediately; "shared" must be set before `run`. Raises ValueError for
-        invalid values.
-        """
-        return self._enabled_partitions
-
-    @enabled_partitions.setter
-    def enabled_partitions(self, enabled: Sequence[int] | Literal["shared"] | None) -> None:
-        everyone = range(self._partition_count)
-        polled: tuple[Any, ...] = tuple(everyone)
-        if isinstance(enabled, str):
-            if enabled != SHARED:
-                raise ValueError(f"enabled_partitions must be numbers or {SHARED!r}, not {enabled!r}")
-        elif enabled is not None:
-            polled = tuple(sorted(set(enabled)))
-            if not all(number in everyone for number in polled):
-                raise ValueError(
-                    f"enabled_partitions of the task {self.name} must be from 0 to {self._partition_count - 1}, "
-                    f"not {polled}"
-                )
-            enabled = polled
-        self._enabled_partitions = enabled
-        self._polled = polled
-        self._notify()
-
-    def prefix_of(self, instance_name: str) -> str:
-        try:
-            return f"{self.name}:{self.partition_of(instance_name)}"
-        except Exception:  # noqa: BLE001 - a selector may raise anything, and errors about the instance need its name
-            return self.name
-
-    @property
-    def partition_count(self) -> int:
-        return self._partition_count
-
-    @property
-    def polled_partitions(self) -> Sequence[int]:
-        return self._polled
-
-    @property
-    def shares_partitions(self) -> bool:
-        return self._enabled_partitions == SHARED
-
-    def partition_of(self, instance_name: str) -> int:
-        number = self.partition_selector(self._partition_count, instance_name)
-        if number not in range(self._partition_count):
-            raise ValueError(
-                f"The partition selector of the task {self.name} returned {number!r} for {instance_name!r}; "
-                f"it must be from 0 to {self._partition_count - 1}"
-            )
-        return number
-
-
-def default_partition(partition_count: int, instance_name: str) -> int:
-    """Return the partition of the hash of the name, in an even division of the range of hashes."""
-    digest = sha1(instance_name.encode(), usedforsecurity=False).digest()
-    return (int.from_bytes(digest) * partition_count) >> DIGEST_BITS

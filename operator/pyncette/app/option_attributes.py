@@ -20,7 +20,7 @@ from pyncette.app.retries import Retry, retry_of
 from pyncette.core.schedule import Cron, Interval, Once
 
 
-class TaskOptions:
+class OptionAttributes:
     """The options of a task or of a stored instance; those of an instance include what it takes from its template."""
 
     _options: Options
