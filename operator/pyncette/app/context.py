@@ -180,6 +180,8 @@ class PyncetteContext:
         """Values of fixtures and of `add_to_context`: additional attributes of each `Context`."""
         self.heartbeats: set[asyncio.Task[None]] = set()
         """Renewals in progress that no handler awaits."""
+        self.started = asyncio.Event()
+        """Set once `run` has set up the fixtures and begins to poll."""
         self._settings = WorkerSettings(
             _holder(),
             slots,
@@ -449,6 +451,7 @@ class PyncetteContext:
         self._templates.refusals_changed = refusals_changed
         try:
             async with self._following_tasks():
+                self.started.set()
                 await worker.run()
         finally:
             self._templates.refusals_changed = None
