@@ -184,6 +184,24 @@ async def test_a_fixture_that_fails_keeps_the_program_from_starting():
             raise AssertionError("it must not start")
 
 
+async def test_a_start_that_is_cancelled_does_not_wait_for_a_fixture_that_hangs():
+    app, events = Pyncette(), []
+
+    @app.fixture()
+    async def database(context):
+        events.append("begun")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            events.append("cancelled")
+        yield
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), lifespan(app)(None):
+            raise AssertionError("it must not start")
+    assert events == ["begun", "cancelled"]
+
+
 async def test_an_app_that_ends_early_is_reported_at_once_and_raises_at_the_end(caplog, monkeypatch):
     app = Pyncette()
 
