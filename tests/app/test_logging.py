@@ -169,7 +169,7 @@ async def test_a_run_that_a_stopping_worker_cancels(clock):
         await clock.sleep(timedelta(hours=1))
 
     assert (
-        f"INFO:pyncette.worker.endings:the run was canceled: the worker stopped before the run ended {ADA}"
+        f"INFO:pyncette.worker.endings:the run was cancelled: the worker stopped before the run ended {ADA}"
     ) in await lines_of(*app_with(remind), clock)
 
 
