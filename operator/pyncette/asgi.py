@@ -13,6 +13,8 @@ from pyncette.app.application import Pyncette
 from pyncette.app.context import PyncetteContext, runtime_of
 from pyncette.core.log_messages import naming_logger
 
+__all__ = ["context_of", "lifespan"]
+
 logger = naming_logger(__name__)
 
 GRACE: Final = datetime.timedelta(seconds=20)
@@ -82,13 +84,19 @@ async def _running(context: PyncetteContext, grace: datetime.timedelta | None) -
     started = asyncio.create_task(runtime_of(context).started.wait())
     try:
         await asyncio.wait({run, started}, return_when=asyncio.FIRST_COMPLETED)
-        if run.done():
-            run.result()  # raises what kept it from starting
-        run.add_done_callback(_report_end)
+    except asyncio.CancelledError:  # a fixture may take for ever
+        run.cancel()
+        await asyncio.wait({run})
+        raise
+    finally:
+        started.cancel()
+    if run.done():
+        run.result()  # raises what kept it from starting
+    run.add_done_callback(_report_end)
+    try:
         yield
     finally:
         run.remove_done_callback(_report_end)
-        started.cancel()
         context.shutdown(grace)
         await run
 

@@ -23,6 +23,8 @@ from pyncette.app.tasks import Task
 from pyncette.core.log_messages import naming_logger
 from pyncette.errors import StoreUnavailableError
 
+__all__ = ["Client"]
+
 logger = naming_logger(__name__)
 
 TIMEOUT: Final = datetime.timedelta(seconds=30)
@@ -130,9 +132,8 @@ class Client:
             while chunk := list(islice(source, CHUNK)):
                 yield from self._call(partial(written, chunk))
 
-        self._call(
-            partial(written, [])
-        )  # a task without instances is an error of this call, not of the first result
+        # A task that has no instances is an error of this call, not of the first result.
+        self._call(partial(written, []))
         return results()
 
     def _call(self, work: Callable[[PyncetteContext], Coroutine[Any, Any, _T]]) -> _T:

@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
-from pyncette.core.record import replace
+from pyncette.core.record import Key, Partition, replace
 from pyncette.core.spec import Exhaustion, Overlap, Retry
 from pyncette.errors import DoNotRetry, RetryAfter
+from pyncette.store.memory import MemoryBackend, MemoryStore
 from pyncette.utils import with_heartbeat
 from pyncette.worker import loop_watch
 from tests.app.harness import at, running, seconds
@@ -33,6 +34,9 @@ def host_program():
         yield lambda: [line for line in stream.getvalue().splitlines() if ":pyncette." in line]
     finally:
         root.handlers[:], root.level = before
+
+
+async def nothing(context): ...
 
 
 def with_policies(task, **policies):
@@ -165,7 +169,7 @@ async def test_a_run_that_a_stopping_worker_cancels(clock):
         await clock.sleep(timedelta(hours=1))
 
     assert (
-        f"INFO:pyncette.worker.endings:the run was canceled: the worker stopped before the run ended {ADA}"
+        f"INFO:pyncette.worker.endings:the run was cancelled: the worker stopped before the run ended {ADA}"
     ) in await lines_of(*app_with(remind), clock)
 
 
@@ -184,6 +188,24 @@ async def test_a_run_that_loses_its_lease(clock):
 
     assert f"WARNING:pyncette.utils:the lease was lost while the handler runs {ADA}" in lines
     assert f"WARNING:pyncette.worker.run:the run ended after its lease was lost {ADA}" in lines
+
+
+async def test_a_record_that_cannot_be_read(clock):
+    backend = MemoryBackend()
+    app = Pyncette(lambda: MemoryStore(backend))
+    task = app.dynamic_task(name="remind")(nothing)
+
+    async def poison(app_context):
+        await app_context.schedule_task(task, "eve", execute_at=at(20))
+        backend.poison(Key(Partition("", "remind"), "remind", "eve"))
+        await app_context.list_tasks(task)
+
+    lines = await lines_of(app, task, clock, during=poison)
+
+    (line, *_) = (line for line in lines if "cannot be read" in line)
+    assert line.startswith(
+        "ERROR:pyncette.store.codec:skipped a record that cannot be read task=remind instance=eve error="
+    )
 
 
 async def test_a_schedule_that_is_over(clock):

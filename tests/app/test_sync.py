@@ -130,7 +130,7 @@ def test_an_instance_that_runs_elsewhere_is_locked(url):
     begun = threading.Event()
 
     @app.middleware
-    async def hold(context, following):
+    async def hold(context, run):
         begun.set()
         await asyncio.sleep(60)
 
@@ -339,10 +339,8 @@ def run(program, url):
     done = subprocess.run(
         [
             sys.executable,
-            "-X",
-            "dev",
             "-W",
-            "ignore::DeprecationWarning",
+            "always::ResourceWarning",
             "-c",
             PROGRAM + textwrap.dedent(program),
         ],

@@ -42,7 +42,9 @@ def call_of(handler: Handler) -> Call:
     context_class = blocking_class_of(handler)
 
     async def call_in_thread(context: Any, **arguments: Any) -> None:
-        result = await _result_of(partial(handler, **arguments) if arguments else handler, context_class, context)
+        result = await _result_of(
+            partial(handler, **arguments) if arguments else handler, context_class, context
+        )
         if inspect.isawaitable(result):  # it wraps a coroutine function, and inspection did not tell
             await result
         refuse_generator(handler, result)

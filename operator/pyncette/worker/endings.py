@@ -20,7 +20,7 @@ def log_ending(occurrence: Occurrence, completion: Completion, now: Instant) -> 
     if ended.ending is Ending.REPLACED:
         logger.info("the run was replaced: %s", ended.message, extra=extra)
     elif ended.ending is Ending.DRAINED:
-        logger.info("the run was canceled: %s", ended.message, extra=extra)
+        logger.info("the run was cancelled: %s", ended.message, extra=extra)
     elif ended.ending in {Ending.RAISED, Ending.REFUSED}:
         if occurrence.ending is Ending.RAISED:
             logger.error("the run timed out: %s", ended.message, extra=extra)
