@@ -412,6 +412,19 @@ def test_the_first_ctrl_c_lets_a_handler_finish(folder):
         assert program.ended() == 0
 
 
+def test_a_sigterm_that_is_sent_twice_lets_a_handler_finish(folder):
+    folder.write("tasks.py", SLOW.format(seconds=3))
+    folder.task("slow", executeAt=LONG_AGO, startingDeadlineSeconds=TEN_YEARS)
+
+    with dev(folder) as program:
+        program.expect("slow: begun")
+        for _ in range(2):
+            program.signal(signal.SIGTERM)
+            time.sleep(0.1)
+        program.expect("slow: over")
+        assert program.ended() == 0
+
+
 def test_the_second_ctrl_c_ends_it_at_once(folder):
     folder.write("tasks.py", SLOW.format(seconds=60))
     folder.task("slow", executeAt=LONG_AGO, startingDeadlineSeconds=TEN_YEARS, leaseDurationSeconds=2)

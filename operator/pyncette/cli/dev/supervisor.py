@@ -17,6 +17,7 @@ from typing import Any, Final
 import watchfiles
 
 from pyncette._version import __version__
+from pyncette.app.process import Signals
 from pyncette.cli import formatting as words
 from pyncette.cli.dev.child import Orders
 from pyncette.cli.dev.events import Event, Fault, Loaded, Logged, Printed, Ran
@@ -93,6 +94,7 @@ class Supervisor:
         self._manifests_changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._signals_seen = Signals()
         self._mirroring = asyncio.Lock()
         self._runs_shown = 0
         self._runs_counted = 0
@@ -158,14 +160,16 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._signalled, number)
         try:
             yield
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
 
-    def _signalled(self) -> None:
+    def _signalled(self, number: int) -> None:
+        if self._signals_seen.is_repeated(number):
+            return
         if self._stop.is_set():
             self._at_once.set()
         self._stop.set()
