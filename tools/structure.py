@@ -22,9 +22,7 @@ MODULE_LINES_MAX: Final = 500
 FUNCTION_LINES_MAX: Final = 205
 """The longest function builds the text of the PostgreSQL statements: it is a table."""
 
-LONG_MODULES: Final[dict[str, str]] = {
-    "pyncette.app.context": "The two public contexts name each other; most of their lines are docstrings of public methods.",
-}
+LONG_MODULES: Final[dict[str, str]] = {}
 """Why a module may be longer than MODULE_LINES_MAX."""
 
 

@@ -33,6 +33,15 @@ class TaskLockedException(PyncetteException):
         self.locked_until = locked_until
 
 
+class InvalidArgumentsError(PyncetteException, ValueError):
+    """
+    Arguments do not fit the type hints of the handler.
+
+    What is scheduled with them is refused. If they are stored already, the attempt fails: another version of the handler
+    may accept them.
+    """
+
+
 class DoNotRetry(PyncetteException):
     """Raised by a handler to fail the occurrence without further attempts."""
 

@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from pyncette.app.context import runtime_of
 from pyncette.app.modes import datetime_of
 from pyncette.telemetry.health import Answer, HealthServer, Protocol
 
@@ -37,8 +38,9 @@ HealthCheck: TypeAlias = "Callable[[PyncetteContext], Awaitable[bool] | bool]"
 
 async def default_healthcheck(app_context: PyncetteContext) -> bool:
     """Return True if the last poll is younger than two poll intervals. Waiting for the next due time counts as polling."""
-    age = datetime_of(app_context.clock.now()) - app_context.last_tick
-    return age < HEALTHY_POLL_INTERVALS * app_context.app.poll_interval
+    runtime = runtime_of(app_context)
+    age = datetime_of(runtime.clock.now()) - runtime.last_tick
+    return age < HEALTHY_POLL_INTERVALS * runtime.app.poll_interval
 
 
 def use_healthcheck_server(

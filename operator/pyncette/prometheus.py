@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from pyncette.app.configuration import require_store
-from pyncette.app.context import Context, NextFunc
+from pyncette.app.context import Context, NextFunc, runtime_of
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.record import Change, Key, Outcome, Partition, Record, Run
 from pyncette.core.times import instant_of
@@ -123,7 +123,7 @@ async def _measure_run(context: Context, next: NextFunc) -> None:  # noqa: A002 
     task = context.task
     name = (task.parent_task or task).name
     if context.attempt <= 1:  # later attempts start after a backoff, which is not lateness
-        late = context.app_context.clock.now() - instant_of(context.scheduled_at)
+        late = runtime_of(context.app_context).clock.now() - instant_of(context.scheduled_at)
         STALENESS.labels(name).observe(late / SECOND)
     with TASKS.measured(name):
         await next()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from pyncette.app.context import Context, TaskFunc
+from pyncette.app.context import Context, TaskFunc, runtime_of
 from pyncette.app.handlers import awaitable, mark_as_awaiting
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import LeaseLostException
 from pyncette.worker.occurrence import Occurrence
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RETRIES_A_LEASE: Final = 10
 """After a failed heartbeat, the next follows after this fraction of the lease."""
@@ -39,10 +39,10 @@ def with_heartbeat(
 
     def decorator(handler: TaskFunc) -> Callable[[Context], Coroutine[Any, Any, None]]:
         @functools.wraps(handler)
-        async def run(context: Context) -> None:
+        async def run(context: Context, **arguments: Any) -> None:
             pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)
             try:
-                await awaitable(handler, handler(context))
+                await awaitable(handler, handler(context, **arguments))
             except asyncio.CancelledError:
                 pulse.raise_if_lost()
                 raise
@@ -67,8 +67,9 @@ class _Pulse:
             self._heartbeats: set[asyncio.Task[None]] = set()
             self._lease: Duration = context.task.lease_duration // A_MICROSECOND
         else:
-            self._clock = context.app_context.clock
-            self._heartbeats = context.app_context.heartbeats
+            runtime = runtime_of(context.app_context)
+            self._clock = runtime.clock
+            self._heartbeats = runtime.heartbeats
             self._lease = self._occurrence.held.policies.lease
         self._left = int(self._lease * ratio)
         self._cancel = cancel
@@ -108,8 +109,9 @@ class _Pulse:
                 self._lose()
                 return
         except Exception as error:  # noqa: BLE001 - a middleware may have replaced the heartbeat with anything
-            facts = {} if self._occurrence is None else self._occurrence.log_fields()
-            logger.warning("a heartbeat failed: %s: %s", type(error).__name__, error, extra=facts)
+            logger.warning(
+                "a heartbeat failed: %s: %s", type(error).__name__, error, extra=self._log_fields()
+            )
             if self._cancel and self._occurrence is not None and not self._occurrence.lease_remaining():
                 self._lose()
                 return
@@ -119,10 +121,15 @@ class _Pulse:
     def _lose(self) -> None:
         if self._handler_task is None:
             return
-        logger.warning("the lease of %s was lost while its handler runs", self._context.task)
+        logger.warning("the lease was lost while the handler runs", extra=self._log_fields())
         if self._cancel:
             self._lost = True
             self._handler_task.cancel()
+
+    def _log_fields(self) -> dict[str, Any]:
+        if self._occurrence is None:
+            return {"task": str(self._context.task)}
+        return self._occurrence.log_fields()
 
 
 def _occurrence_of(context: Any) -> Occurrence | None:

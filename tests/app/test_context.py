@@ -7,6 +7,7 @@ import zoneinfo
 import pytest
 
 from pyncette import Context, ExecutionMode, FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.errors import LeaseLostException
 from tests.app.harness import NOON, at, running, seconds
 
@@ -407,7 +408,7 @@ async def test_a_run_for_a_resource_has_a_task_with_its_name_and_its_arguments(r
     spec = Spec(Interval(10_000_000), encode_args({"audience": "finance"}), policies)
     key = Key(Partition("cluster/ns/pool", "send_report"), "daily-report")
     async with running(app, clock) as app_context:
-        await app_context.ledger.create([created(key, spec, policies, instant_of(NOON))])
+        await runtime_of(app_context).ledger.create([created(key, spec, policies, instant_of(NOON))])
         await clock.advance(seconds(10))
 
     assert seen == [("daily-report", {"audience": "finance"}, at(10), seconds(10))]

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.postgres import postgres_repository
 from pyncette.redis import redis_repository
@@ -27,7 +28,7 @@ async def fill(context, task):
     await context.schedule_task(
         task, "model", execute_at=datetime.datetime.now(tz=datetime.UTC) - seconds(3600)
     )
-    store = context.ledger.store
+    store = runtime_of(context).ledger.store
     (model,) = await store.load([Key(Partition("", task.name), task.name, "model")])
 
     async def write(first):

@@ -11,6 +11,7 @@ from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 import pytest
 
 from pyncette import FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.app.handlers import PlainHandlerWarning
 from pyncette.core.record import Key, Partition
 from pyncette.core.times import instant_of
@@ -249,7 +250,7 @@ async def test_a_task_continues_after_the_failure_of_a_handler_that_cannot_be_aw
     app.task(name="report", interval=seconds(10))(counted)
     async with running(app, clock) as app_context:
         await clock.advance(seconds(35))
-        (record,) = await app_context.ledger.store.load([Key(Partition("", "report"), "report")])
+        (record,) = await runtime_of(app_context).ledger.store.load([Key(Partition("", "report"), "report")])
 
     assert counted.call_count == 3
     assert record.due_at == instant_of(at(40))

@@ -7,6 +7,7 @@ import pytest
 from croniter import CroniterBadCronError
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.core import rules
 from pyncette.core.record import Change, Key, Partition, replace
 from pyncette.core.runs import UNSTARTED
@@ -99,26 +100,26 @@ async def test_scheduling_an_unchanged_instance_writes_nothing(app, clock):
             ("eve", {"execute_at": at(60), "user": 1}),
         ):
             await app_context.schedule_task(task, name, **options)
-            before = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+            before = await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10)
             await clock.advance(seconds(1))
 
             await app_context.schedule_task(task, name, **options)
-            assert await app_context.ledger.store.scan(HERE, "remind", None, 10) == before
+            assert await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10) == before
 
             await app_context.schedule_task(task, name, **options | {"user": 2})
-            assert await app_context.ledger.store.scan(HERE, "remind", None, 10) != before
+            assert await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10) != before
 
 
 async def test_scheduling_an_unchanged_but_late_instance_writes_it(app, clock):
     task = app.tasks["remind"]
     async with app.create(clock=clock) as app_context:
         await app_context.schedule_task(task, "ada", interval=seconds(60))
-        (_, before) = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+        (_, before) = await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10)
         await clock.advance(seconds(200))
 
         await app_context.schedule_task(task, "ada", interval=seconds(60))
 
-        (_, after) = await app_context.ledger.store.scan(HERE, "remind", None, 10)
+        (_, after) = await runtime_of(app_context).ledger.store.scan(HERE, "remind", None, 10)
         assert after.version > before.version
 
 
@@ -480,10 +481,10 @@ async def test_the_state_of_a_static_task_can_be_seen_too(app, clock):
     assert state.scheduled_at == at(10)
 
 
-async def pages(app_context, task, limit):
+async def pages(app_context, task, limit, prefix=""):
     token, found = None, []
     while True:
-        page = await app_context.list_tasks(task, limit=limit, continuation_token=token)
+        page = await app_context.list_tasks(task, limit=limit, continuation_token=token, prefix=prefix)
         found.append([state.task.name for state in page.tasks])
         token = page.continuation_token
         if token is None:
@@ -503,6 +504,32 @@ async def test_pages_hold_each_instance_exactly_once_and_never_more_than_their_l
 
     assert all(len(page) <= (limit or 100) for page in found)
     assert sorted(itertools.chain(*found)) == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["remind", "spread"])
+@pytest.mark.parametrize("limit", [1, 2, None])
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("ada/", {"ada/1", "ada/2", "ada/é"}),
+        ("ada", {"ada", "ada/1", "ada/2", "ada/é", "adam/1"}),
+        ("ada/é", {"ada/é"}),
+        ("zoe", {"zoe/1"}),
+        ("b", set()),
+    ],
+)
+async def test_a_prefix_lists_the_instances_whose_names_begin_with_it(
+    app, clock, name, limit, prefix, expected
+):
+    task = app.tasks[name]
+    async with app.create(clock=clock) as app_context:
+        for instance in ("ada", "ada/1", "ada/2", "ada/é", "adam/1", "Ada/1", "a", "zoe/1"):
+            await app_context.schedule_task(task, instance, interval=seconds(10))
+
+        found = await pages(app_context, task, limit, prefix)
+
+    assert all(len(page) <= (limit or 100) for page in found)
+    assert sorted(itertools.chain(*found)) == sorted(expected)
 
 
 async def test_instances_that_come_and_go_while_pages_are_read_disturb_no_other(app, clock):
@@ -536,7 +563,9 @@ async def test_a_list_shows_neither_the_templates_own_record_nor_runs_beside_a_s
         await clock.advance(seconds(25))
 
         assert await pages(app_context, remind, 100) == [["ada"]]
-        assert await app_context.ledger.store.load([Key(Partition("", "remind"), "remind")]) != [None]
+        assert await runtime_of(app_context).ledger.store.load([Key(Partition("", "remind"), "remind")]) != [
+            None
+        ]
 
 
 async def test_an_instance_whose_zone_is_gone_is_listed_in_utc_and_can_be_mended_or_removed(app, clock):
@@ -544,12 +573,14 @@ async def test_an_instance_whose_zone_is_gone_is_listed_in_utc_and_can_be_mended
     async with app.create(clock=clock) as app_context:
         for name in ("ada", "bob"):
             await app_context.schedule_task(task, name, schedule="0 9 * * *", timezone="Europe/Dublin")
-            (record,) = await app_context.ledger.store.load([Key(Partition("", "remind"), "remind", name)])
+            (record,) = await runtime_of(app_context).ledger.store.load(
+                [Key(Partition("", "remind"), "remind", name)]
+            )
             spec = replace(record.spec, schedule=Cron("0 9 * * *", "Gone/Nowhere"))
             claimed = replace(
                 record, spec=spec, version=record.version + 1, attempt=1, began_at=record.due_at
             )
-            await app_context.ledger.store.swap([Change(record, claimed)])
+            await runtime_of(app_context).ledger.store.swap([Change(record, claimed)])
 
         page = await app_context.list_tasks(task)
         await app_context.schedule_task(task, "ada", schedule="0 9 * * *", timezone="Europe/Paris")
@@ -584,6 +615,10 @@ async def test_a_token_that_is_none_or_of_another_task_is_refused(app, clock):
         with pytest.raises(ValueError, match="not a continuation token"):
             await app_context.list_tasks(
                 app.tasks["spread"], continuation_token=ContinuationToken("invented")
+            )
+        with pytest.raises(ValueError, match="without the prefix 'other'"):
+            await app_context.list_tasks(
+                app.tasks["remind"], continuation_token=page.continuation_token, prefix="other"
             )
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.core.record import Change, replace
 from pyncette.errors import ContentionError, StoreUnavailableError, TaskLockedException
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -218,7 +219,7 @@ class ContestedStore(MemoryStore):
 async def scheduled_beside_contested(app, clock, task, store, *contested, backend_goes_away=False):
     """Schedule what is there already, all at once, while others change *contested*; return what became of it."""
     async with app.create(clock=clock, new_store=lambda: store) as app_context:
-        app_context.ledger.race_seconds = 0.02
+        runtime_of(app_context).ledger.race_seconds = 0.02
         await everything(app_context.schedule_many(task, items(4)))
         store.written.clear()
         store.contested, store.fails_after_writing = contested, backend_goes_away

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.clock import SECOND
 from pyncette.coordination import assignment
 from pyncette.coordination.members import members
@@ -103,11 +104,15 @@ async def test_thousands_of_instances_are_scheduled_run_once_each_and_listed(app
         page = on.instances * 3 // 4
         first = await app_context.list_tasks(task, limit=page)
         rest = await app_context.list_tasks(task, limit=page, continuation_token=first.continuation_token)
+        alike = await app_context.list_tasks(task, limit=page, prefix="user-19")
 
     assert {*errors, *again} == {None}
     assert Counter(ran) == {(name, at(60)): 1 for name, _ in items}
     assert {state.task.name for state in (*first.tasks, *rest.tasks)} == {name for name, _ in items}
     assert {state.scheduled_at for state in (*first.tasks, *rest.tasks)} == {at(120)}
+    assert {state.task.name for state in alike.tasks} == {
+        name for name, _ in items if name.startswith("user-19")
+    }
 
 
 async def test_two_workers_share_what_is_due_in_real_time(app, on, ran):
@@ -216,7 +221,8 @@ async def test_two_workers_share_the_partitions_out(app, on, monkeypatch):
     async with app.create() as one, app.create() as two:
         workers = [asyncio.create_task(worker.run()) for worker in (one, two)]
         async with asyncio.timeout(60):
-            while len(await members(two.ledger.store, two.realm, two.clock.now())) < 2:  # noqa: ASYNC110 - as others see it
+            runtime = runtime_of(two)
+            while len(await members(runtime.ledger.store, runtime.realm, runtime.clock.now())) < 2:  # noqa: ASYNC110 - as others see it
                 await asyncio.sleep(0.05)
         await asyncio.sleep(1)
         due = datetime.datetime.now(tz=datetime.UTC) + seconds(0.5)

@@ -6,6 +6,7 @@ import datetime
 import pytest
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.core.record import Key, Outcome, Partition
 from pyncette.core.times import instant_of
 from pyncette.errors import DoNotRetry, RetryAfter
@@ -13,7 +14,9 @@ from tests.app.harness import NOON, at, running, seconds
 
 
 async def outcomes(app_context, task, instance=""):
-    (record,) = await app_context.ledger.store.load([Key(Partition("", task.name), task.name, instance)])
+    (record,) = await runtime_of(app_context).ledger.store.load(
+        [Key(Partition("", task.name), task.name, instance)]
+    )
     return record.state.summary
 
 
@@ -97,7 +100,7 @@ async def test_what_a_worker_died_in_runs_again_when_its_lease_expires(repositor
 
     async with app.create(clock=clock) as dying:
         now = instant_of(at(1000))
-        claimed = await dying.ledger.store.claim(
+        claimed = await runtime_of(dying).ledger.store.claim(
             {Partition("", "report"): 1}, "a lease", "the dying worker", now, now
         )
         assert len(claimed.records) == 1

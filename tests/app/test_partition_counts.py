@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.clock import SystemClock
 from pyncette.coordination.members import members
 from pyncette.coordination.partition_counts import stray_partitions
@@ -45,7 +46,7 @@ def an_app(repository, count, ran=None, **options):
 
 
 async def stored_count(context):
-    (record,) = await context.ledger.store.load([TEMPLATE])
+    (record,) = await runtime_of(context).ledger.store.load([TEMPLATE])
     return record.spec.partitions
 
 
@@ -61,7 +62,7 @@ async def mirror(store, now, count, uid="uid"):
 async def test_another_count_refuses_the_handler_and_the_rest_runs(repository, clock, caplog, before, after):
     """A worker with one such template would not start, whatever else its module had."""
     async with an_app(repository, before).create(clock=clock) as context:
-        await context.schedule_task(context.app.tasks["spread"], "ada", interval=seconds(10))
+        await context.schedule_task(runtime_of(context).app.tasks["spread"], "ada", interval=seconds(10))
     ran = []
     app = an_app(repository, after, ran)
 
@@ -82,8 +83,8 @@ async def test_another_count_refuses_the_handler_and_the_rest_runs(repository, c
 @pytest.mark.parametrize(("before", "after"), [(4, 8), (4, 1), (None, 4), (4, None)])
 async def test_another_count_takes_effect_while_there_is_no_instance(repository, clock, before, after):
     async with an_app(repository, before).create(clock=clock) as context:
-        await context.schedule_task(context.app.tasks["spread"], "ada", interval=seconds(10))
-        await context.unschedule_task(context.app.tasks["spread"], "ada")
+        await context.schedule_task(runtime_of(context).app.tasks["spread"], "ada", interval=seconds(10))
+        await context.unschedule_task(runtime_of(context).app.tasks["spread"], "ada")
     ran = []
     app = an_app(repository, after, ran)
 
@@ -116,7 +117,7 @@ async def test_a_count_is_known_from_outcomes_too_and_an_instance_that_finished_
 
 async def test_calls_that_need_a_refused_handler_raise_and_touch_no_instance(repository, clock):
     async with an_app(repository, 4).create(clock=clock) as context:
-        await context.schedule_task(context.app.tasks["spread"], "ada", interval=seconds(10))
+        await context.schedule_task(runtime_of(context).app.tasks["spread"], "ada", interval=seconds(10))
     app = an_app(repository, 8)
     spread = app.tasks["spread"]
 
@@ -138,7 +139,7 @@ async def test_calls_that_need_a_refused_handler_raise_and_touch_no_instance(rep
         assert await context.get_task(app.tasks["beat"]) is not None
 
     async with an_app(repository, 4).create(clock=clock) as context:
-        assert await context.get_task(context.app.tasks["spread"], "ada") is not None
+        assert await context.get_task(runtime_of(context).app.tasks["spread"], "ada") is not None
 
 
 async def test_a_process_that_has_not_noticed_a_change_schedules_nothing_by_the_older_count(
@@ -150,11 +151,11 @@ async def test_a_process_that_has_not_noticed_a_change_schedules_nothing_by_the_
         assert await stored_count(context) == 1
         with pytest.raises(ConfigurationError, match="has 8 partitions here"):
             await late.schedule_task(old.tasks["spread"], "ada", interval=seconds(10))
-        await late.read_templates()
+        await runtime_of(late).read_templates()
         with pytest.raises(ConfigurationError, match="has 8 partitions here"):
             late.schedule_many(old.tasks["spread"], [("ada", {"interval": seconds(10)})])
-        assert (await context.list_tasks(context.app.tasks["spread"])).tasks == []
-        store = context.ledger.store
+        assert (await context.list_tasks(runtime_of(context).app.tasks["spread"])).tasks == []
+        store = runtime_of(context).ledger.store
         assert await stray_partitions(store, await store.partitions(""), "spread", 1) == []
 
 
@@ -169,7 +170,7 @@ async def test_a_refused_handler_is_accepted_without_a_restart_once_nothing_prev
         async with running(app, clock) as context:
             await clock.advance(seconds(15))
             await before.unschedule_task(old.tasks["spread"], "ada")
-            await context.read_templates()
+            await runtime_of(context).read_templates()
             await context.schedule_task(app.tasks["spread"], "bob", execute_at=at(18))
             await clock.advance(seconds(5))
 
@@ -200,7 +201,7 @@ async def test_a_template_whose_resource_is_gone_takes_the_count_of_the_module(r
         await store.swap([Change(record, stopped(record, Policies(), instant_of(clock.utc)))])
 
     async with an_app(repository, None).create(clock=clock) as context:
-        (record,) = await context.ledger.store.load([TEMPLATE])
+        (record,) = await runtime_of(context).ledger.store.load([TEMPLATE])
 
     assert record.spec.partitions == 1
     assert record.state.withdrawn_at is not None
@@ -236,7 +237,7 @@ async def test_an_instance_that_is_written_during_the_change_keeps_the_count_as_
             assert store.meanwhile is None
             assert await stored_count(context) == 4
             with pytest.raises(ConfigurationError, match="stored in 4"):
-                await context.list_tasks(context.app.tasks["spread"])
+                await context.list_tasks(runtime_of(context).app.tasks["spread"])
         assert await before.get_task(old.tasks["spread"], "ada") is not None
 
 
@@ -283,7 +284,7 @@ async def test_two_workers_that_store_the_same_count_at_once_both_serve_it(clock
     store = Interrupted(backend, other)
     async with an_app(lambda: store, 1).create(clock=clock) as context:
         assert store.meanwhile is None
-        assert (await context.list_tasks(context.app.tasks["spread"])).tasks == []
+        assert (await context.list_tasks(runtime_of(context).app.tasks["spread"])).tasks == []
     assert [entry for entry in caplog.records if entry.levelno == logging.WARNING] == []
 
 
@@ -325,7 +326,7 @@ async def at_work(app):
 
 async def told(context):
     """The number of partitions, and what is refused, as each member says."""
-    store = context.ledger.store
+    store = runtime_of(context).ledger.store
     return sorted(
         (member.partitions, member.refused) for member in await members(store, "", await store.now())
     )
@@ -379,11 +380,12 @@ async def test_instances_of_an_older_count_in_unpolled_partitions_are_reported(m
     """They were written in the moment of a change: nobody polls their partition, so somebody has to be told."""
     async with an_app(memory, 1).create(clock=clock) as context:
         key = Key(Partition("", "spread", 5), "spread", "ada")
-        await context.ledger.create([created(key, Spec(), Policies(), instant_of(clock.utc))])
+        await runtime_of(context).ledger.create([created(key, Spec(), Policies(), instant_of(clock.utc))])
 
     async with an_app(memory, 1).create(clock=clock):
         pass
 
     (warning,) = [entry for entry in caplog.records if entry.levelno == logging.WARNING]
-    assert "instances of spread do not run" in warning.getMessage()
+    assert warning.getMessage().startswith("instances do not run: ")
+    assert warning.getMessage().endswith(" task=spread")
     assert warning.stray_partitions == [5]

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pyncette import Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.coordination.permit_records import permit_partition
 from tests.app.harness import running, seconds
 
@@ -20,7 +21,7 @@ async def _run(context):
 
 
 async def permits(context, name="report"):
-    return await context.ledger.store.scan(permit_partition("", name, name), None, None, 100)
+    return await runtime_of(context).ledger.store.scan(permit_partition("", name, name), None, None, 100)
 
 
 async def test_a_limit_that_was_removed_leaves_no_permits(repository, clock):

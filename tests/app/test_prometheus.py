@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pyncette import FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.core.record import Change, Key, Outcome, Partition, inert_record
 from pyncette.core.spec import Spec
 from pyncette.errors import StoreUnavailableError
@@ -290,7 +291,7 @@ async def test_a_call_of_the_backend_that_fails_is_counted_by_what_was_raised(me
     task = app.task(name=names[0], interval=seconds(10))(_nothing)
 
     async with app.create(clock=clock) as app_context:
-        app_context.ledger.store._store.load = None
+        runtime_of(app_context).ledger.store._store.load = None
         with pytest.raises(TypeError):
             await app_context.get_task(task)
 
@@ -326,7 +327,7 @@ async def test_a_measured_repository_takes_the_configuration_of_the_one_it_measu
         return memory()
 
     async with Pyncette(coloured, colour="blue").create(clock=clock) as app_context:
-        assert app_context.ledger.store.capabilities.name == "memory"
+        assert runtime_of(app_context).ledger.store.capabilities.name == "memory"
 
 
 async def _nothing(context):

@@ -1,6 +1,7 @@
 """Tasks with a schedule of their own, and templates, as they are declared at each start."""
 
 from pyncette import FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.app.options import encode_args
 from pyncette.core.edits import created
 from pyncette.core.record import Key, Owner, Partition
@@ -11,7 +12,7 @@ from tests.app.harness import at, running, seconds
 
 
 async def record_of(app_context, name):
-    (record,) = await app_context.ledger.store.load([Key(Partition("", name), name)])
+    (record,) = await runtime_of(app_context).ledger.store.load([Key(Partition("", name), name)])
     return record
 
 
@@ -62,7 +63,7 @@ async def test_a_static_task_stores_its_policies_and_keeps_a_history(repository,
     async with running(app, clock) as app_context:
         await clock.advance(seconds(100))
         record = await record_of(app_context, "report")
-        history = await app_context.ledger.store.history(record.key)
+        history = await runtime_of(app_context).ledger.store.history(record.key)
 
     policies = record.spec.policies
     assert (policies.mode, policies.overlap) == (Mode.AT_LEAST_ONCE, Overlap.FORBID)
@@ -79,7 +80,7 @@ async def test_a_schedule_that_is_over_stays_over_at_the_next_start(repository, 
             an_app(repository, ran, interval=None, schedule="1 12 1 6 * 0 2030"), clock
         ) as app_context:
             await clock.advance(seconds(3600))
-            state = await app_context.get_task(app_context.app.tasks["report"])
+            state = await app_context.get_task(runtime_of(app_context).app.tasks["report"])
 
     assert ran == [at(60)]
     assert state.scheduled_at is None
@@ -117,7 +118,7 @@ async def test_a_resource_that_is_mirrored_under_the_name_of_a_template_is_left_
     spec = Spec(Interval(60_000_000), encode_args({"what": "tea"}), policies)
     mirrored = created(key, spec, policies, instant_of(clock.utc), owner=Owner("uid", 1, "hash"))
     async with Pyncette(repository).create(clock=clock) as app_context:
-        await app_context.ledger.create([mirrored])
+        await runtime_of(app_context).ledger.create([mirrored])
 
     async with app.create(clock=clock) as app_context:
         record = await record_of(app_context, "remind")

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from pyncette import FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.app.templates import IDLE_READ_SECONDS, Templates
 from pyncette.clock import SECOND, SystemClock
 from pyncette.core.edits import created, edited, stopped
@@ -114,10 +115,10 @@ async def test_a_suspended_template_runs_no_instance_and_they_go_on_from_its_end
         await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
         await clock.advance(seconds(15))
         await resource.apply(suspend=True)
-        await app_context.read_templates()
+        await runtime_of(app_context).read_templates()
         await clock.advance(seconds(20))
         await resource.apply()
-        await app_context.read_templates()
+        await runtime_of(app_context).read_templates()
         await clock.advance(seconds(10))
 
     assert [when for when, _, _ in ran] == [at(10), at(40)]
@@ -128,10 +129,10 @@ async def test_a_suspended_template_holds_instances_with_options_of_their_own_to
         own = {"failure_mode": FailureMode.UNLOCK}
         await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10), **own)
         await resource.apply(suspend=True)
-        await app_context.read_templates()
+        await runtime_of(app_context).read_templates()
         await clock.advance(seconds(25))
         await resource.apply()
-        await app_context.read_templates()
+        await runtime_of(app_context).read_templates()
         await clock.advance(seconds(10))
 
     assert [when for when, _, _ in ran] == [at(30)]
@@ -144,12 +145,12 @@ async def test_the_instances_of_a_resource_that_is_gone_stand_still_until_it_is_
     async with running(app, clock) as app_context:
         await app_context.schedule_task(app.tasks["remind"], "ada", interval=seconds(10))
         await resource.delete()
-        await app_context.read_templates()
+        await runtime_of(app_context).read_templates()
         await clock.advance(seconds(25))
         assert ran == []
 
         await resource.apply()
-        await app_context.read_templates()
+        await runtime_of(app_context).read_templates()
         await clock.advance(seconds(10))
 
     assert [when for when, _, _ in ran] == [at(30)]

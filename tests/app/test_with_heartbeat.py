@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pyncette import ExecutionMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.core.record import Key, Partition
 from pyncette.errors import LeaseLostException, StoreUnavailableError
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -43,7 +44,7 @@ async def test_no_heartbeat_comes_after_the_handler_returned(repository, clock):
 
     async with running(app, clock) as app_context:
         await clock.advance(seconds(199))
-        assert not app_context.heartbeats
+        assert not runtime_of(app_context).heartbeats
         assert (await app_context.get_task(short)).locked_until is None
 
 
@@ -213,7 +214,7 @@ async def test_an_automatic_heartbeat_needs_no_word_of_the_handler(repository, c
 
     async with running(app, clock) as app_context:
         await clock.advance(seconds(12_000))
-        (record,) = await app_context.ledger.store.load([Key(Partition("", "long"), "long")])
+        (record,) = await runtime_of(app_context).ledger.store.load([Key(Partition("", "long"), "long")])
 
     assert ran == [1, "done"]
     assert record.state.summary.counts.succeeded == 1

@@ -288,13 +288,15 @@ class Play:
         assert not self.own
         self.policies = replace(self.policies, **fields)
 
-    def reschedule(self, minutes: float, schedule: Schedule, args: str = "{}") -> Locked | None:
+    def reschedule(
+        self, minutes: float, schedule: Schedule, args: str = "{}", *, keep_sooner: bool = True
+    ) -> Locked | None:
         """`schedule_task` without force."""
         self.schedule, self.args = schedule, args
         if self.key not in self.records:
             self.put(Change(None, edits.created(self.key, self.spec, self.policies, at(minutes))))
             return None
-        after = edits.rescheduled(self.record, self.spec, self.policies, at(minutes))
+        after = edits.rescheduled(self.record, self.spec, self.policies, at(minutes), keep_sooner=keep_sooner)
         if isinstance(after, Locked):
             return after
         assert self.put(Change(self.record, after))

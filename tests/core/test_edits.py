@@ -648,6 +648,45 @@ def test_a_one_off_that_is_postponed_runs_at_the_sooner_time_and_once():
     assert play.counts == {"succeeded": 1}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "due"),
+    [
+        (Once(at(5)), Once(at(50)), 50),
+        (Once(at(50)), Once(at(5)), 5),
+        (Once(at(5)), Once(at(-5)), -5),
+        (Interval(HOUR), Interval(2 * HOUR), 121),
+        (Interval(HOUR), Once(at(90)), 90),
+        (Interval(HOUR), Interval(HOUR), 60),
+        (Once(at(5)), Once(at(5)), 5),
+    ],
+)
+def test_an_edit_that_replaces_forgets_the_old_time_unless_the_schedule_is_the_same(old, new, due):
+    play = Play(schedule=old, policies=NONE, key=INSTANCE, own=False)
+
+    play.reschedule(1, new, keep_sooner=False)
+
+    assert (play.due, play.claimable) == (due, due)
+
+
+def test_what_is_overdue_is_not_made_up_for_once_another_schedule_replaces_its_own():
+    play = Play(schedule=Interval(HOUR), policies=NONE, key=INSTANCE, own=False)
+
+    play.reschedule(70, Interval(2 * HOUR), keep_sooner=False)
+
+    assert play.claimable == 190
+
+
+def test_what_waits_to_be_tried_again_goes_on_under_the_schedule_that_replaces_its_own():
+    play = Play(schedule=Interval(HOUR), policies=UNLOCK, key=INSTANCE, own=False)
+    play.run(60, RAISED)
+
+    play.reschedule(60.5, Interval(2 * HOUR), keep_sooner=False)
+    play.run(61)
+
+    assert play.called == [(60, 1), (60, 2)]
+    assert play.claimable == 180.5
+
+
 def test_what_is_overdue_stays_due_when_it_is_rescheduled():
     play = Play(schedule=Interval(HOUR), policies=NONE, key=INSTANCE, own=False)
 

@@ -46,6 +46,7 @@ class Edit(Enum):
     NONE = "none"
     TIGHTER = "tighter schedule"
     RESCHEDULED = "rescheduled without force"
+    REPLACED = "rescheduled without force, replacing the next time"
     INTERVAL = "rescheduled to an interval without force"
     FORCED = "rescheduled by force"
     SUSPENDED = "suspended"
@@ -160,6 +161,7 @@ def _schedule_after(edit: Edit) -> Schedule:
 _SCHEDULES: Final[dict[Edit, Schedule]] = {
     Edit.TIGHTER: TIGHTER,
     Edit.RESCHEDULED: SHIFTED,
+    Edit.REPLACED: SHIFTED,
     Edit.INTERVAL: Interval(PERIOD),
     Edit.FORCED: ALIKE,
 }
@@ -173,9 +175,14 @@ def _rescheduled(record: Record, spec: Spec, policies: Policies, now: Instant) -
     return edits.rescheduled(record, spec, policies, now)
 
 
+def _replaced(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record | edits.Locked:
+    return edits.rescheduled(record, spec, policies, now, keep_sooner=False)
+
+
 _MADE: Final[dict[Edit, Callable[[Record, Spec, Policies, Instant], Any]]] = {
     Edit.TIGHTER: _edited,
     Edit.RESCHEDULED: _rescheduled,
+    Edit.REPLACED: _replaced,
     Edit.INTERVAL: _rescheduled,
     Edit.FORCED: edits.overwritten,
     Edit.SUSPENDED: _edited,

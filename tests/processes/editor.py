@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from pyncette import PyncetteContext
+from pyncette.app.context import runtime_of
 from pyncette.app.options import encode_args
 from pyncette.core.record import Key, Owner, Partition, Requests
 from pyncette.core.schedule import Cron
@@ -53,14 +54,16 @@ async def _edit_mirrored(context: PyncetteContext, wanted: Mapping[str, Any]) ->
     """Do what the operator does for a resource."""
     key = Key(Partition("", wanted["task"]), wanted["name"])
     if wanted["operation"] in {"run", "redrive"}:
-        (record,) = await context.ledger.store.load([key])
+        (record,) = await runtime_of(context).ledger.store.load([key])
         assert record is not None
-        await ask(context.ledger, record, Requests(**{wanted["operation"]: str(wanted["number"])}))
+        await ask(
+            runtime_of(context).ledger, record, Requests(**{wanted["operation"]: str(wanted["number"])})
+        )
         return
     policies = _policies(at_most_once=wanted["at_most_once"], suspend=wanted["suspended"])
     spec = Spec(Cron(wanted["cron"]), encode_args(wanted["options"]), policies)
     owner = Owner("uid", wanted["generation"], f"generation-{wanted['generation']}")
-    await mirror_one(context.ledger, DesiredRecord(key, spec, owner, None))
+    await mirror_one(runtime_of(context).ledger, DesiredRecord(key, spec, owner, None))
 
 
 def _policies(*, at_most_once: bool, suspend: bool) -> Policies:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pyncette.app.context import runtime_of
 from pyncette.app.options import encode_args
 from pyncette.clock import SECOND, Instant, SystemClock
 from pyncette.core import edits
@@ -152,7 +153,7 @@ async def schedule(population: Population, store: Callable[[], Store]) -> None:
                 continue
             async for result in context.schedule_many(task, items):
                 assert result.error is None, result
-        await context.ledger.create([_mirrored(*item) for item in population.mirrored])
+        await runtime_of(context).ledger.create([_mirrored(*item) for item in population.mirrored])
 
 
 def _mirrored(handler: str, resource: str, args: Mapping[str, Any], at: int) -> Record:

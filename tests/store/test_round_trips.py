@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pyncette import Context, ExecutionMode, FailureMode, Pyncette
+from pyncette.app.context import runtime_of
 from pyncette.clock import SystemClock
 from pyncette.store.backend import read_backend
 from pyncette.task import Task
@@ -307,7 +308,7 @@ async def drain(
             for gate in batch:
                 gate.set()
             done = len(drained.ended) + len(batch)
-            await until(lambda: len(drained.ended) == done and not context.figures.unwritten)  # noqa: B023 - awaited
+            await until(lambda: len(drained.ended) == done and not runtime_of(context).figures.unwritten)  # noqa: B023 - awaited
         context.shutdown()
         await running
         after = counted.traffic()

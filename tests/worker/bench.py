@@ -16,6 +16,7 @@ from pyncette.core import edits
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Policies, Spec
+from pyncette.errors import DoNotRetry
 from pyncette.ledger.ledger import Ledger, Ruling
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -56,6 +57,9 @@ class Registered:
         self.running = 0
         self.most_at_once = 0
         self._call = call
+
+    def retries(self, error: BaseException) -> bool:
+        return not isinstance(error, DoNotRetry)
 
     async def run(self, occurrence: Occurrence) -> None:
         self.calls.append(occurrence)

@@ -21,16 +21,18 @@ from pyncette.app.context import (
     FixtureFunc,
     MiddlewareFunc,
     PyncetteContext,
-    SimulatedTime,
     TaskFunc,
     refuse_field,
 )
 from pyncette.app.default_backend import sqlite_repository
+from pyncette.app.defaults import DefaultsName, defaults_named
 from pyncette.app.executors import DefaultExecutor
 from pyncette.app.handlers import MIDDLEWARE, check_handler, warn_if_plain, without_parentheses
 from pyncette.app.modes import A_MICROSECOND
-from pyncette.app.options import DEFAULT_BEHAVIOUR, Options, PartitionSelector, check_task_name, encode_args
+from pyncette.app.options import PartitionSelector, check_task_name
 from pyncette.app.process import run_until_stopped
+from pyncette.app.retries import Retry, errors_of_handler
+from pyncette.app.runtime import Runtime, SimulatedTime
 from pyncette.app.tasks import Kind, PartitionedTask, Task
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
 from pyncette.errors import ConfigurationError
@@ -48,7 +50,8 @@ class Pyncette:
     An application: tasks, fixtures and middlewares, declared on import, and started by `main` or `create`.
 
     *repository_factory* opens the backend, *executor_cls* limits the handlers that run at the same time, and
-    *configuration* is passed to both. Raises ConfigurationError for an unknown key.
+    *configuration* is passed to both. *defaults* applies to all tasks: "1.x" as in Pyncette 1.x, or "safe" for automatic
+    heartbeats, bounded retries, edits that replace, and no loose keywords. Raises ConfigurationError for an unknown key.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Pyncette:
         repository_factory: Callable[..., Store] = sqlite_repository,
         executor_cls: Callable[..., Executor] = DefaultExecutor,
         poll_interval: datetime.timedelta = datetime.timedelta(seconds=1),
+        *,
+        defaults: DefaultsName = "1.x",
         **configuration: Any,
     ) -> None:
         if not 0 < poll_interval // A_MICROSECOND <= LONGEST:
@@ -63,6 +68,7 @@ class Pyncette:
                 f"poll_interval must be longer than zero and at most a century, not {poll_interval}"
             )
         refuse_unknown(configuration, repository_factory, executor_cls)
+        self.defaults = defaults_named(defaults)
         self.poll_interval = poll_interval
         self.tasks: dict[str, Task] = {}
         """The declared tasks, by name. Read-only."""
@@ -90,7 +96,8 @@ class Pyncette:
         _refuse_misplaced("task", misplaced)
 
         def decorator(func: TaskFunc) -> Task:
-            return self._declare(Task(**_named(func, options)))
+            name, handler = _named(func, options)
+            return self._declare(Task.declared(name, handler, Kind.STATIC, options, self.defaults))
 
         return decorator
 
@@ -103,7 +110,8 @@ class Pyncette:
         _refuse_misplaced("dynamic_task", misplaced)
 
         def decorator(func: TaskFunc) -> Task:
-            return self._declare(Task(**_named(func, options), dynamic=True))
+            name, handler = _named(func, options)
+            return self._declare(Task.declared(name, handler, Kind.TEMPLATE, options, self.defaults))
 
         return decorator
 
@@ -127,34 +135,30 @@ class Pyncette:
             raise ValueError("A partitioned task needs a partition_count")
 
         def decorator(func: TaskFunc) -> PartitionedTask:
-            task = PartitionedTask(
-                **_named(func, options),
-                partition_count=partition_count,
-                partition_selector=partition_selector,
-                enabled_partitions=enabled_partitions,
-            )
+            name, handler = _named(func, options)
+            task = PartitionedTask.declared(name, handler, Kind.TEMPLATE, options, self.defaults)
+            task.spread(partition_count, partition_selector, enabled_partitions)
             self._declare(task)
             return task
 
         return decorator
 
-    def handler(self, name: str | None = None) -> Callable[[TaskFunc], Task]:
-        """Declare a handler without a schedule, for PyncetteTasks. Its options are the fields of each PyncetteTask."""
+    def handler(self, name: str | None = None, *, retry: Retry | None = None) -> Callable[[TaskFunc], Task]:
+        """
+        Declare a handler without a schedule, for PyncetteTasks. Its options are the fields of each PyncetteTask.
+
+        *retry* says only which exceptions are retried, by `on` and `give_up_on`.
+        """
         if callable(name):
             raise without_parentheses("handler", name)
+        errors = errors_of_handler(retry)
 
         def decorator(func: TaskFunc) -> Task:
             handler = _handler(func)
             task_name = _name_of(handler, name, "task")
-            options = Options(
-                enabled=True,
-                concurrency_limit=None,
-                max_concurrent_runs=None,
-                behaviour=DEFAULT_BEHAVIOUR,
-                schedule=None,
-                args=encode_args({}),
-            )
-            return self._declare(Task.from_options(task_name, handler, Kind.HANDLER, options, self._interval))
+            task = Task.declared(task_name, handler, Kind.HANDLER, {}, self.defaults)
+            task.retry_only(errors)
+            return self._declare(task)
 
         return decorator
 
@@ -242,16 +246,16 @@ class Pyncette:
             await synchronize(clock, store.now)
             # Simulated time belongs to one event loop, so renewals cannot have a loop of their own.
             renews_apart = store.capabilities.shared and not isinstance(clock, SimulatedTime)
-            context = PyncetteContext(
+            runtime = Runtime(
                 self,
                 Ledger(store, clock),
                 self.realm if realm is None else realm,
                 self.slots if slots is None else slots,
                 new_store if renews_apart else None,
             )
-            await context.declare_tasks()
-            async with context.following_templates():
-                yield context
+            await runtime.declare_tasks()
+            async with runtime.following_templates():
+                yield PyncetteContext(runtime)
 
     def main(self) -> None:
         """
@@ -270,7 +274,7 @@ class Pyncette:
 
     def _declare(self, task: Task) -> Task:
         check_task_name(task.name)
-        check_handler(task.task_func)
+        check_handler(task.task_func, arguments=() if task.arguments is None else task.arguments.names)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
         warn_if_plain(task.task_func)
@@ -279,10 +283,10 @@ class Pyncette:
         return task
 
 
-def _named(func: TaskFunc, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *options* with the handler, and with its name if they contain none."""
+def _named(func: TaskFunc, options: Mapping[str, Any]) -> tuple[str, TaskFunc]:
+    """Return the name of a task, that of the function unless *options* have one, and its handler."""
     handler = _handler(func)
-    return {**options, "name": _name_of(handler, options.get("name"), "task"), "func": handler}
+    return _name_of(handler, options.get("name"), "task"), handler
 
 
 def _name_of(func: Any, given: Any, of: str) -> str:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple, TypeAlias, get_origin
 
@@ -60,8 +60,8 @@ class PlainHandler(NamedTuple):
 
 def place_of(handler: Any) -> tuple[str, int]:
     """Return the file and the line of the definition of *handler*, below its decorators of any kind; empty if unknown."""
-    handler = inspect.unwrap(_unwrapped(handler))
-    function = _function(handler) or _function(getattr(type(handler), "__call__", None))  # noqa: B004 - the method itself
+    handler = inspect.unwrap(unwrapped(handler))
+    function = function_of(handler) or function_of(getattr(type(handler), "__call__", None))  # noqa: B004 - the method itself
     return ("", 0) if function is None else (function.__code__.co_filename, function.__code__.co_firstlineno)
 
 
@@ -71,16 +71,20 @@ def mark_as_awaiting(wrapper: Callable[..., Any], handler: Callable[..., Any]) -
     setattr(wrapper, AWAITED, (wrapper, handler))
 
 
-def check_handler(handler: Any, callee: Callee = HANDLER) -> None:
-    """Raise ValueError if *handler* cannot be called as a *callee*. One with an unknown signature passes."""
-    handler = _unwrapped(handler)
+def check_handler(handler: Any, callee: Callee = HANDLER, arguments: Iterable[str] = ()) -> None:
+    """
+    Raise ValueError if *handler* cannot be called as a *callee*, with the *arguments* by name.
+
+    One with an unknown signature passes.
+    """
+    handler = unwrapped(handler)
     signature = _own_signature(handler)
     if signature is None:
         return
     try:
-        signature.bind(*(None,) * callee.arity)
+        signature.bind(*(None,) * callee.arity, **dict.fromkeys(arguments))
     except TypeError:
-        name = _name(handler)
+        name = name_of(handler)
         # A method that is declared in the body of its class has no object to be called on yet.
         hint = ", or declare a bound method" if next(iter(signature.parameters), "") == "self" else ""
         raise ValueError(
@@ -96,7 +100,7 @@ def plain_handler(handler: Any, callee: Callee = HANDLER) -> PlainHandler | None
     Decorated functions, callable objects and lambdas may return an awaitable, and so may a function that is annotated
     to return one.
     """
-    function = _function(_unwrapped(handler))
+    function = function_of(unwrapped(handler))
     if function is None or function.__name__ == "<lambda>" or hasattr(function, "__wrapped__"):
         return None
     code = function.__code__
@@ -123,7 +127,7 @@ def awaitable(handler: Any, result: Any, callee: Callee = HANDLER) -> Awaitable[
     """Return the *result* of a *handler* or another *callee*. Raises NotAwaitableError if it cannot be awaited."""
     if inspect.isawaitable(result):
         return result
-    name = _name(handler)
+    name = name_of(handler)
     raise NotAwaitableError(
         f"the {callee.noun} {name} returned {_kind(result)}, which cannot be awaited: write `async def {name}(…)`. "
         "It ran to its end, so it is not retried"
@@ -137,7 +141,7 @@ def without_parentheses(decorator: str, given: Any) -> ValueError:
     return ValueError(f"@app.{decorator}(…) takes its options as keywords, as in name={given!r}")
 
 
-def _unwrapped(handler: Any) -> Any:
+def unwrapped(handler: Any) -> Any:
     """Return the handler that wrappers of this library call and await."""
     while isinstance(handler, FunctionType):
         wrapper, awaited = handler.__dict__.get(AWAITED, (None, None))
@@ -147,7 +151,7 @@ def _unwrapped(handler: Any) -> Any:
     return handler
 
 
-def _function(handler: Any) -> FunctionType | None:
+def function_of(handler: Any) -> FunctionType | None:
     """Return the Python function that is called in the end; None if there is none."""
     while not isinstance(handler, FunctionType):
         if isinstance(handler, functools.partial):
@@ -161,7 +165,7 @@ def _function(handler: Any) -> FunctionType | None:
 
 def _own_signature(handler: Any) -> inspect.Signature | None:
     """Return the signature of *handler* itself, not of what it wraps; None if it is unknown or may be untrue."""
-    function = _function(handler) or _function(getattr(type(handler), "__call__", None))  # noqa: B004 - the method itself
+    function = function_of(handler) or function_of(getattr(type(handler), "__call__", None))  # noqa: B004 - the method itself
     if function is None or inspect.isclass(handler) or hasattr(function, "__signature__"):
         return None
     try:
@@ -182,8 +186,8 @@ def _is_awaitable(function: FunctionType) -> bool:
     return isinstance(kind, type) and issubclass(kind, Awaitable)
 
 
-def _name(handler: Any) -> str:
-    function = _function(handler)
+def name_of(handler: Any) -> str:
+    function = function_of(handler)
     return type(handler).__name__ if function is None else function.__name__
 
 

@@ -10,29 +10,21 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode
-from pyncette.clock import LONGEST, Duration
-from pyncette.core.record import replace
-from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
-from pyncette.core.spec import (
-    CONCURRENT_RUNS_MAX,
-    EMPTY_ARGS,
-    Heartbeat,
-    Missed,
-    Mode,
-    Overlap,
-    Policies,
-    Retry,
-)
+from pyncette.app.behaviour import Behaviour
+from pyncette.app.defaults import Defaults
+from pyncette.app.handlers import Handler
+from pyncette.app.keywords import refusal, warn_of_loose
+from pyncette.app.modes import A_MICROSECOND
+from pyncette.app.policy_options import OLD_POLICIES, POLICIES, check_window, pop_policies, updated
+from pyncette.app.retries import ALL_ERRORS, RetriedErrors
+from pyncette.app.signatures import Arguments, arguments_by_signature
+from pyncette.core.schedule import Cron, Interval, Once, Schedule, check, seeded, seeded_cron
+from pyncette.core.spec import CONCURRENT_RUNS_MAX, EMPTY_ARGS
 from pyncette.core.times import instant_of
 from pyncette.store.base import ARGS_BYTES_MAX
 
 PartitionSelector: TypeAlias = Callable[[int, str], int]
 """Returns the partition of an instance, from 0, for the number of partitions and the name. It must be deterministic."""
-
-HISTORY_OF_SUCCESSES: Final = 3
-HISTORY_OF_OTHERS: Final = 10
-"""History rows of a task with a schedule of its own: the defaults of a PyncetteTask."""
 
 TASK_NAME_BYTES_MAX: Final = 250
 INSTANCE_NAME_BYTES_MAX: Final = 650
@@ -40,13 +32,6 @@ INSTANCE_NAME_BYTES_MAX: Final = 650
 
 CRONS_MAX: Final = 8192
 """The size of the cache of checked schedules. Checking one again takes some microseconds."""
-
-HEARTBEATS: Final = {"cooperative": Heartbeat.COOPERATIVE, "automatic": Heartbeat.AUTOMATIC}
-
-BEHAVIOUR: Final = frozenset(
-    {"fast_forward", "failure_mode", "execution_mode", "lease_duration", "heartbeat"}
-)
-"""Options of a template that an instance can override."""
 
 ALSO_ARGUMENTS: Final = ("heartbeat", "concurrency_limit", "max_concurrent_runs")
 """Options that Pyncette 1.x did not have: it passed them as arguments, so handlers still receive them as arguments too."""
@@ -59,34 +44,28 @@ OF_THE_TASK_ALONE: Final = frozenset({"name", "enabled", "concurrency_limit", "m
 _T = TypeVar("_T")
 
 
-class Behaviour(NamedTuple):
-    """The options of a task for its runs."""
-
-    fast_forward: bool = False
-    failure_mode: FailureMode = FailureMode.NONE
-    execution_mode: ExecutionMode = ExecutionMode.AT_LEAST_ONCE
-    lease_duration: datetime.timedelta = datetime.timedelta(seconds=60)
-    heartbeat: str = "cooperative"
-
-
-DEFAULT_BEHAVIOUR: Final = Behaviour()
-
-
 class Options(NamedTuple):
     """All options of a task, read and checked."""
 
+    defaults: Defaults
+    """Those of its app, by which the options of its instances are read, too."""
     enabled: bool
     concurrency_limit: int | None
     max_concurrent_runs: int | None
     behaviour: Behaviour
     schedule: Schedule | None
     args: msgspec.Raw
+    arguments: Arguments | None
+    """The arguments that the handler takes by its signature; None if it takes the context alone."""
+    errors: RetriedErrors
+    """The exceptions that are retried. They are not stored."""
 
 
-def read_options(given: Mapping[str, Any]) -> Options:
-    """Read the options of a decorator, without the name. Raises ValueError."""
+def read_options(given: Mapping[str, Any], defaults: Defaults, handler: Handler) -> Options:
+    """Read the options of a decorator of *handler*. Its name is read by the caller. Raises ValueError."""
     options = dict(given)
-    shown = shown_as_arguments(options)
+    options.pop("name", None)
+    shown = shown_as_arguments(options, defaults)
     enabled = options.pop("enabled", True)
     limit = options.pop("concurrency_limit", None)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
@@ -96,32 +75,50 @@ def read_options(given: Mapping[str, Any]) -> Options:
         raise ValueError(
             f"max_concurrent_runs must be an integer from 1 to {CONCURRENT_RUNS_MAX}, not {most!r}"
         )
-    behaviour = pop_behaviour(options, DEFAULT_BEHAVIOUR)
+    given = pop_policies(options, policy_options(defaults))
+    behaviour = updated(defaults.behaviour, given)
     schedule = pop_schedule(options)
-    return Options(bool(enabled), limit, most, behaviour, schedule, encode_args({**options, **shown}))
+    check_window(behaviour, schedule)
+    arguments = arguments_by_signature(handler, all_parameters=not defaults.loose_keywords)
+    args = encode_args(as_stored(pop_args(options, defaults) | shown, arguments))
+    errors = given["retry"].errors if "retry" in given else ALL_ERRORS
+    return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args, arguments, errors)
 
 
-def shown_as_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+def policy_options(defaults: Defaults) -> frozenset[str]:
+    """Return the options for policies in an app with these *defaults*; all others are arguments, or unknown."""
+    return OLD_POLICIES if defaults.loose_keywords else POLICIES
+
+
+def as_stored(args: dict[str, Any], arguments: Arguments | None) -> dict[str, Any]:
+    """Return *args* as JSON values, if the handler says by its signature what they are. Raises ValueError."""
+    return args if arguments is None else arguments.stored(args)
+
+
+def shown_as_arguments(options: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
     """Return the *options* that are also arguments."""
+    if not defaults.loose_keywords:
+        return {}
     return {name: options[name] for name in ALSO_ARGUMENTS if name in options}
 
 
-def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
-    """Remove the behaviour from *options*, and return *behaviour* updated with it."""
-    if BEHAVIOUR.isdisjoint(options):
-        return behaviour
-    behaviour = behaviour._replace(**{name: options.pop(name) for name in BEHAVIOUR & options.keys()})
-    _require("failure_mode", behaviour.failure_mode, FailureMode)
-    _require("execution_mode", behaviour.execution_mode, ExecutionMode)
-    lease = _require("lease_duration", behaviour.lease_duration, datetime.timedelta)
-    if not 0 < lease // A_MICROSECOND <= LONGEST:
-        raise ValueError(f"lease_duration must be longer than zero and at most a century, not {lease}")
-    if behaviour.heartbeat not in HEARTBEATS:
-        raise ValueError(f"heartbeat must be 'cooperative' or 'automatic', not {behaviour.heartbeat!r}")
-    at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE
-    if at_most_once and behaviour.failure_mode is not FailureMode.NONE:
-        raise ValueError("failure_mode is not applicable when execution_mode is AT_MOST_ONCE")
-    return behaviour
+def pop_args(options: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    """
+    Remove the arguments from *options*, from which all known options were removed before, and return them.
+
+    Raises ValueError for an unknown option, unless the *defaults* take loose keywords for arguments.
+    """
+    if defaults.loose_keywords:
+        warn_of_loose(options)
+        return options
+    args = options.pop("args", None)
+    if options:
+        raise refusal(options)
+    if args is None:
+        return {}
+    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+        raise ValueError(f"args must be a dictionary of arguments by name, not {args!r}")
+    return dict(args)
 
 
 def pop_schedule(options: dict[str, Any]) -> Schedule | None:
@@ -166,42 +163,6 @@ def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:
     return msgspec.Raw(text)
 
 
-def policies_of(behaviour: Behaviour, poll_interval: Duration) -> Policies:
-    """Convert *behaviour* to policies."""
-    at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE
-    return Policies(
-        mode=Mode.AT_MOST_ONCE if at_most_once else Mode.AT_LEAST_ONCE,
-        overlap=Overlap.ALLOW if at_most_once else Overlap.FORBID,
-        missed=Missed.FAST_FORWARD if behaviour.fast_forward else Missed.ALL,
-        max_catch_up=0,
-        retry=_retry(behaviour.failure_mode, poll_interval),
-        lease=behaviour.lease_duration // A_MICROSECOND,
-        # At most once, a heartbeat has no effect, so the worker renews: a run may outlive its lease.
-        heartbeat=Heartbeat.AUTOMATIC if at_most_once else HEARTBEATS[behaviour.heartbeat],
-    )
-
-
-def behaviour_of(policies: Policies) -> Behaviour:
-    """Return the options closest to stored *policies*: a resource has more options than the API."""
-    return Behaviour(
-        fast_forward=policies.missed is Missed.FAST_FORWARD,
-        failure_mode=_failure_mode(policies.retry),
-        execution_mode=ExecutionMode[policies.mode.name],
-        lease_duration=policies.lease * A_MICROSECOND,
-        heartbeat=policies.heartbeat.value.lower(),
-    )
-
-
-def with_history(policies: Policies) -> Policies:
-    """Return *policies* for a task with a schedule of its own, which keeps its record and its history."""
-    return replace(
-        policies,
-        keep_finished=True,
-        keep_successful=HISTORY_OF_SUCCESSES,
-        keep_failed=HISTORY_OF_OTHERS,
-    )
-
-
 def check_task_name(name: Any) -> None:
     """Raise ValueError if *name* is not a valid name of a task."""
     _check_name("a task", name, TASK_NAME_BYTES_MAX)
@@ -228,24 +189,18 @@ def _check_name(of: str, name: Any, limit: int) -> None:
         raise ValueError(f"The name of {of} has {size:,} bytes; the limit is {limit}: {name[:40]!r}…")
 
 
-def _retry(mode: FailureMode, poll_interval: Duration) -> Retry:
-    if mode is FailureMode.UNLOCK:
-        return Retry(max_attempts=0, initial=poll_interval, maximum=poll_interval, jitter=False)
-    if mode is FailureMode.COMMIT:
-        return Retry(max_attempts=1, count_takeovers=False)
-    return Retry(max_attempts=0, wait_for_lease=True)
-
-
-def _failure_mode(retry: Retry) -> FailureMode:
-    if retry.max_attempts == 1:
-        return FailureMode.COMMIT
-    return FailureMode.NONE if retry.wait_for_lease else FailureMode.UNLOCK
+def seeded_by(schedule: Schedule, key: str) -> Schedule:
+    """Return *schedule* with *key* as the seed of its `H`, if it uses that. Raises ValueError if it then is never due."""
+    with_seed = seeded(schedule, key)
+    if with_seed is not schedule:
+        check(with_seed)
+    return with_seed
 
 
 @lru_cache(maxsize=CRONS_MAX)
 def _cron(expression: str, zone: str) -> Cron:
     cron = Cron(expression, zone)
-    check(cron)
+    check(seeded_cron(cron, "any"))  # `seeded_by` sets the seed, and checks it
     return cron
 
 

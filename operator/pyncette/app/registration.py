@@ -7,12 +7,18 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
+import msgspec
+
 from pyncette.app.handlers import MIDDLEWARE, Handler, Middleware, awaitable
+from pyncette.app.signatures import with_arguments
 from pyncette.app.tasks import Task
 from pyncette.app.templates import Templates
 from pyncette.core.record import Partition, Record
 from pyncette.core.spec import Policies
 from pyncette.worker.occurrence import Occurrence
+
+ContextOf: TypeAlias = Callable[["TaskRegistration", Occurrence], Any]
+"""Returns the context of a run."""
 
 Call: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
@@ -24,7 +30,7 @@ class TaskRegistration:
         self,
         task: Task,
         realm: str,
-        context_of: Callable[[TaskRegistration, Occurrence], Any],
+        context_of: ContextOf,
         middlewares: Sequence[Middleware],
         templates: Templates,
     ) -> None:
@@ -33,7 +39,7 @@ class TaskRegistration:
         self._realm = realm
         self._polled: Sequence[int] = ()
         self._partitions: Sequence[Partition] = ()
-        self._call = wrapped(task.task_func, middlewares)
+        self._call = wrapped(with_arguments(task.task_func, task.arguments, _stored_args), middlewares)
         self._templates = templates
 
     @property
@@ -65,9 +71,17 @@ class TaskRegistration:
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
         return self._call(self._context_of(self, occurrence))
 
+    def retries(self, error: BaseException) -> bool:
+        return self.task.retried_errors.include(error)
+
     def task_for(self, record: Record) -> Task:
         """Return the task of *record*."""
-        return self.task.of_record(record)
+        return self.task.of_record(record, self.policies)
+
+
+def _stored_args(context: Any) -> msgspec.Raw:
+    args: msgspec.Raw = context._held.record.spec.args  # noqa: SLF001 - a context of this app
+    return args
 
 
 def wrapped(handler: Handler, middlewares: Sequence[Middleware]) -> Call:

@@ -6,32 +6,38 @@ import datetime
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha1
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import msgspec
 
+from pyncette.app.behaviour import Behaviour, behaviour_of, policies_of, with_history
+from pyncette.app.defaults import DEFAULTS_OF_1_X, Defaults
 from pyncette.app.handlers import Handler
-from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of
+from pyncette.app.modes import datetime_of
 from pyncette.app.options import (
     OF_THE_TASK_ALONE,
     ONE_SCHEDULE,
     Options,
     PartitionSelector,
     arguments_of,
-    behaviour_of,
+    as_stored,
     check_instance_name,
     check_task_name,
     encode_args,
-    policies_of,
-    pop_behaviour,
+    policy_options,
+    pop_args,
     pop_schedule,
     read_options,
+    seeded_by,
     shown_as_arguments,
-    with_history,
 )
+from pyncette.app.policy_options import check_window, pop_policies, updated
+from pyncette.app.retries import RetriedErrors, refuse_exceptions
+from pyncette.app.signatures import Arguments
+from pyncette.app.task_options import TaskOptions
 from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
-from pyncette.core.schedule import Cron, Interval, Once, first_after, seeded
+from pyncette.core.schedule import Once, Schedule, first_after
 from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
 from pyncette.core.times import instant_of
 
@@ -55,7 +61,7 @@ SHARED: Final = "shared"
 """The value of enabled_partitions that assigns partitions to the running workers."""
 
 
-class Task:
+class Task(TaskOptions):
     """
     A handler with its options.
 
@@ -72,18 +78,35 @@ class Task:
         parent_task: Task | None = None,
         **options: Any,
     ) -> None:
-        read = read_options(options)
         kind = Kind.TEMPLATE if dynamic else Kind.STATIC
         if parent_task is not None:
             kind = Kind.INSTANCE
-        if kind is Kind.STATIC and isinstance(read.schedule, Once):
+        self._declare(name, func, kind, read_options(options, DEFAULTS_OF_1_X, func), parent_task)
+
+    @classmethod
+    def declared(
+        cls, name: str, func: Handler, kind: Kind, options: Mapping[str, Any], defaults: Defaults
+    ) -> Self:
+        """Create a task from the *options* of a decorator, read by the *defaults* of its app. Raises ValueError."""
+        task = cls.__new__(cls)
+        task._declare(name, func, kind, read_options(options, defaults, func))  # noqa: SLF001 - it is one of this class
+        return task
+
+    def _declare(
+        self, name: str, func: Handler, kind: Kind, options: Options, parent_task: Task | None = None
+    ) -> None:
+        if kind is Kind.STATIC and isinstance(options.schedule, Once):
             raise ValueError(
                 f"execute_at is only supported for dynamic tasks; use a schedule or an interval for the task {name}"
             )
-        if kind is not Kind.TEMPLATE and read.schedule is None:
+        if kind in {Kind.STATIC, Kind.INSTANCE} and options.schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the task {name} has none of them")
         check_task_name(name)
-        self._fill(name, func, kind, read, 1 * SECOND, parent_task)
+        if kind is Kind.STATIC and options.schedule is not None:
+            options = options._replace(schedule=seeded_by(options.schedule, name))
+        if kind is Kind.STATIC and options.arguments is not None:
+            options.arguments.check(options.args)
+        self._fill(name, func, kind, options, 1 * SECOND, parent_task)
 
     def _fill(
         self,
@@ -164,55 +187,6 @@ class Task:
         return self.kind in {Kind.TEMPLATE, Kind.HANDLER}
 
     @property
-    def schedule(self) -> str | None:
-        """The cron expression, or None."""
-        schedule = self._options.schedule
-        return schedule.expression if isinstance(schedule, Cron) else None
-
-    @property
-    def interval(self) -> datetime.timedelta | None:
-        schedule = self._options.schedule
-        return schedule.length * A_MICROSECOND if isinstance(schedule, Interval) else None
-
-    @property
-    def execute_at(self) -> datetime.datetime | None:
-        """The due time of a one-off, in UTC, or None."""
-        schedule = self._options.schedule
-        return datetime_of(schedule.at) if isinstance(schedule, Once) else None
-
-    @property
-    def timezone(self) -> str | None:
-        """The time zone of the cron expression; None for UTC."""
-        schedule = self._options.schedule
-        return schedule.zone if isinstance(schedule, Cron) and schedule.zone != "UTC" else None
-
-    @property
-    def fast_forward(self) -> bool:
-        return self._options.behaviour.fast_forward
-
-    @property
-    def failure_mode(self) -> FailureMode:
-        return self._options.behaviour.failure_mode
-
-    @property
-    def execution_mode(self) -> ExecutionMode:
-        return self._options.behaviour.execution_mode
-
-    @property
-    def lease_duration(self) -> datetime.timedelta:
-        return self._options.behaviour.lease_duration
-
-    @property
-    def heartbeat(self) -> str:
-        """'cooperative' if the handler renews the lease of a run, 'automatic' if the worker does."""
-        return self._options.behaviour.heartbeat
-
-    @property
-    def extra_args(self) -> dict[str, Any]:
-        """The arguments, as a copy."""
-        return arguments_of(self._options.args)
-
-    @property
     def partition_count(self) -> int:
         """The number of partitions of its instances."""
         return 1
@@ -240,23 +214,34 @@ class Task:
             self._policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
         return self._policies
 
-    def own_spec(self, realm: str) -> Spec:
+    def retry_only(self, errors: RetriedErrors) -> None:
+        """Set the exceptions after which this process calls the handler again."""
+        self._options = self._options._replace(errors=errors)
+
+    @property
+    def retried_errors(self) -> RetriedErrors:
+        """The exceptions after which this process calls the handler again."""
+        return self._options.errors
+
+    def own_spec(self) -> Spec:
         """Return the spec of a static task."""
         schedule, args = self._options.schedule, self._options.args
         assert schedule is not None
-        return Spec(seeded(schedule, f"{realm}/{self.name}"), args, with_history(self.policies))
+        return Spec(schedule, args, with_history(self.policies, self._options.behaviour))
 
     def spec_of(
         self,
         instance_name: str,
         options: Mapping[str, Any],
-        realm: str,
         defaults: msgspec.Raw | None = None,
+        common: Policies | None = None,
     ) -> Spec:
         """
         Return the spec of an instance with *options*.
 
-        Missing options come from the template: each argument, from *defaults* if set, and the schedule. Raises ValueError.
+        Missing options come from the template: each argument, from *defaults* if set, and the schedule. If there are
+        options for policies, the other policies are copied from *common* if set, else from the options of the template.
+        Raises ValueError.
         """
         check_instance_name(instance_name)
         given = dict(options)
@@ -268,24 +253,47 @@ class Task:
         schedule = pop_schedule(given) or self._options.schedule
         if schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the instance {instance_name!r} has none of them")
-        shown = shown_as_arguments(given)
-        behaviour = pop_behaviour(given, self._options.behaviour)
-        own = None
-        if behaviour is not self._options.behaviour:
-            own = policies_of(behaviour, self._poll_interval)
-        given |= shown
+        shown = shown_as_arguments(given, self._options.defaults)
+        own = self._own_policies(given, schedule, common)
+        arguments = self._options.arguments
+        given = as_stored(pop_args(given, self._options.defaults) | shown, arguments)
         if defaults is None:
             defaults = self._options.args
         if defaults is not EMPTY_ARGS:
             given = {**arguments_of(defaults), **given}
-        if isinstance(schedule, Cron):
-            schedule = seeded(schedule, f"{realm}/{self.name}/{instance_name}")
-        return Spec(schedule, encode_args(given), own)
+        args = encode_args(given)
+        if arguments is not None:
+            arguments.check(args)
+        return Spec(seeded_by(schedule, f"{self.name}/{instance_name}"), args, own)
 
-    def instance(self, instance_name: str, spec: Spec) -> Task:
-        """Return the instance of this template with *spec*."""
+    def _own_policies(
+        self, options: dict[str, Any], schedule: Schedule, common: Policies | None
+    ) -> Policies | None:
+        """Remove the options for policies from *options*, and return the policies of an instance with them, or None."""
+        given = pop_policies(options, policy_options(self._options.defaults))
+        if given.get("suspend") is False:
+            del given["suspend"]  # the default alone does not keep an instance from following its template
+        behaviour = self._behaviour(common)
+        if not given:
+            check_window(behaviour, schedule)
+            return None
+        refuse_exceptions(given)
+        # The suspension of a template suspends its instances anyway. A copy would outlast it.
+        behaviour = updated(behaviour._replace(suspend=False), given)
+        check_window(behaviour, schedule)
+        return policies_of(behaviour, self._poll_interval)
+
+    def _behaviour(self, policies: Policies | None) -> Behaviour:
+        """Return the options that stand for *policies*; those of this task, if None or its own."""
+        if policies is None or policies is self._policies:
+            return self._options.behaviour
+        return behaviour_of(policies)
+
+    def instance(self, instance_name: str, spec: Spec, common: Policies | None = None) -> Task:
+        """Return the instance of this template with *spec*; without policies of its own, it has the *common* ones."""
+        stored = self._as_stored(spec, common)
         return Task.from_options(
-            instance_name, self.task_func, Kind.INSTANCE, self._as_stored(spec), self._poll_interval, self
+            instance_name, self.task_func, Kind.INSTANCE, stored, self._poll_interval, self
         )
 
     def instantiate(self, name: str, **options: Any) -> Task:
@@ -296,7 +304,7 @@ class Task:
         """
         if self.kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
-        return self.instance(name, self.spec_of(name, options, realm=""))
+        return self.instance(name, self.spec_of(name, options))
 
     def as_spec(self) -> dict[str, Any]:
         """Return name, schedule and arguments as a JSON-serializable dictionary."""
@@ -312,10 +320,11 @@ class Task:
 
     def instantiate_from_spec(self, task_spec: Mapping[str, Any]) -> Task:
         """Return the instance of this template for the result of `as_spec` of an instance."""
-        interval, execute_at = task_spec["interval"], task_spec["execute_at"]
+        interval, execute_at, args = (task_spec[name] for name in ("interval", "execute_at", "extra_args"))
+        arguments = args if self._options.defaults.loose_keywords else {"args": args}
         return self.instantiate(
             task_spec["name"],
-            **task_spec["extra_args"],
+            **arguments,
             schedule=task_spec["schedule"],
             interval=None if interval is None else datetime.timedelta(seconds=interval),
             execute_at=None if execute_at is None else datetime.datetime.fromisoformat(execute_at),
@@ -344,14 +353,23 @@ class Task:
             due = first_after(schedule, after, last)
         return None if due is None else datetime_of(due, schedule)
 
-    def of_record(self, record: Record) -> Task:
-        """Return the task of *record*: this one, one with the name of a resource, or an instance of either."""
-        task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
-        return task.instance(record.key.instance, record.spec) if record.key.instance else task
+    def of_record(self, record: Record, common: Policies | None = None) -> Task:
+        """
+        Return the task of *record*: this one, one with the name of a resource, or an instance of either.
 
-    def __call__(self, context: Any) -> Awaitable[None]:
+        An instance without policies of its own has the *common* ones of its template.
+        """
+        task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
+        return task.instance(record.key.instance, record.spec, common) if record.key.instance else task
+
+    @property
+    def arguments(self) -> Arguments | None:
+        """The arguments that the handler takes by its signature; None if it takes the context alone."""
+        return self._options.arguments
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
         """Call the handler without middlewares, for tests."""
-        return self.task_func(context)
+        return self.task_func(*args, **kwargs)
 
     def __str__(self) -> str:
         return self.canonical_name
@@ -361,18 +379,23 @@ class Task:
 
     def _named(self, name: str, spec: Spec) -> Task:
         return Task.from_options(
-            name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval
+            name, self.task_func, Kind.HANDLER, self._as_stored(spec, None), self._poll_interval
         )
 
-    def _as_stored(self, spec: Spec) -> Options:
-        behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
+    def _as_stored(self, spec: Spec, common: Policies | None) -> Options:
+        behaviour = self._behaviour(common if spec.policies is None else spec.policies)
+        if common is not None and common.suspend and not behaviour.suspend:
+            behaviour = behaviour._replace(suspend=True)
         return Options(
+            self._options.defaults,
             self.enabled,
             self.concurrency_limit,
             self.max_concurrent_runs,
             behaviour,
             spec.schedule,
             spec.args,
+            self._options.arguments,
+            self._options.errors,
         )
 
 
@@ -388,6 +411,15 @@ class PartitionedTask(Task):
         **options: Any,
     ) -> None:
         super().__init__(**options, dynamic=True)
+        self.spread(partition_count, partition_selector, enabled_partitions)
+
+    def spread(
+        self,
+        partition_count: int,
+        partition_selector: PartitionSelector | None,
+        enabled_partitions: Sequence[int] | Literal["shared"] | None,
+    ) -> None:
+        """Set the partitions of a new task. Raises ValueError for invalid ones."""
         if partition_count < 1:
             raise ValueError("Partition count must be greater than or equal to 1")
         self._partition_count = partition_count

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 
 from pyncette.app.application import Pyncette
-from pyncette.app.context import PyncetteContext
+from pyncette.app.context import PyncetteContext, runtime_of
 from pyncette.app.process import choose_loop, run_context
+from pyncette.app.runtime import Runtime
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
 from pyncette.cli.settings import Settings
@@ -50,7 +51,7 @@ def run_worker(target: Target, settings: Settings) -> int:
         async with app.create(
             new_store=new_store, realm=settings.realm, slots=settings.concurrency
         ) as context:
-            health.context = context
+            health.runtime = runtime_of(context)
             logger.info(
                 "running handlers",
                 extra={
@@ -70,7 +71,7 @@ def run_worker(target: Target, settings: Settings) -> int:
         if settings.metrics is not None:
             from pyncette.telemetry.metrics import served_metrics  # noqa: PLC0415 - the library is an extra
 
-            port = stack.enter_context(served_metrics(*settings.metrics, lambda: health.context))
+            port = stack.enter_context(served_metrics(*settings.metrics, lambda: health.runtime))
             logger.info("serving metrics", extra={"port": port})
         with asyncio.Runner(loop_factory=choose_loop()) as runner:
             return runner.run(run_context(create, datetime.timedelta(seconds=settings.drain_seconds)))
@@ -103,12 +104,12 @@ class _Health:
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds
-        self.context: PyncetteContext | None = None
+        self.runtime: Runtime | None = None
 
     def is_live(self) -> bool:
-        if self.context is None or not self._stall_seconds:
+        if self.runtime is None or not self._stall_seconds:
             return True
-        return self.context.stalled_seconds <= self._stall_seconds
+        return self.runtime.stalled_seconds <= self._stall_seconds
 
     def is_ready(self) -> bool:
-        return self.context is not None and self.context.ready
+        return self.runtime is not None and self.runtime.ready

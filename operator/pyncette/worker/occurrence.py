@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from pyncette.clock import Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
-from pyncette.core.accounting import run_id
+from pyncette.core.log_messages import fields_of_run, named, naming_logger
 from pyncette.core.record import Partition
 from pyncette.core.runs import Ending, HeldRun
 from pyncette.core.spec import Heartbeat, Mode, Policies
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 START_SHARE: Final = 3
 """
@@ -55,6 +54,10 @@ class Registration(Protocol):
 
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
         """Call the handler inside its middlewares. Raises whatever the handler raises."""
+        ...
+
+    def retries(self, error: BaseException) -> bool:
+        """Return False if an attempt that ended with *error* must not be followed by another."""
         ...
 
 
@@ -200,13 +203,9 @@ class Occurrence:
         elif self._interrupted is not None:
             self._interrupted.set()
 
+    def __str__(self) -> str:
+        return named(self.log_fields())
+
     def log_fields(self) -> dict[str, Any]:
         """Return the structured fields of a log line about this run."""
-        record = self.held.record
-        return {
-            "task": record.key.task,
-            "instance": record.key.instance,
-            "run_id": run_id(record.key, record.fence),
-            "attempt": self.held.attempt,
-            "scheduled_at": self.held.scheduled_at,
-        }
+        return fields_of_run(self.held)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Final, Self
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, synchronize
 from pyncette.coordination.members import Membership
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Lease
 from pyncette.core.runs import NEVER
 from pyncette.errors import StoreError
@@ -21,7 +21,7 @@ from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.run import LEASE_UNKNOWN, Runs
 from pyncette.worker.signals import Signals
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RENEWALS_A_LEASE: Final = 3
 """A lease is renewed when a third of it has gone by, so two renewals may fail before it is lost."""
@@ -360,5 +360,5 @@ class RenewalThread:
         task = asyncio.current_task(self._handlers_loop)
         occurrence = self._runs.running.get(task) if task is not None else None
         extra = occurrence.log_fields() if occurrence is not None else {}
-        name = occurrence.held.record.key if occurrence is not None else "a task that is no run"
+        name = "a task that is no run" if occurrence is None else "a handler"
         logger.warning("%s blocks the event loop; all other handlers wait", name, extra=extra)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -11,6 +10,8 @@ from typing import Final
 from pyncette.clock import MICROSECOND, Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
 from pyncette.core import rules
+from pyncette.core.log_messages import naming_logger
+from pyncette.core.printable import printable
 from pyncette.core.runs import (
     DRAINED,
     RETURNED,
@@ -24,10 +25,11 @@ from pyncette.core.runs import (
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.worker.completions import Completions
+from pyncette.worker.endings import log_ending
 from pyncette.worker.occurrence import Occurrence, Registration, current
 from pyncette.worker.signals import Signals
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 LEASE_UNKNOWN: Final[Duration] = 2**62
 """Longer than any run."""
@@ -198,14 +200,17 @@ class Runs:
             what = "the run ended after" if occurrence.begun else "the run was not started:"
             logger.warning("%s its lease was lost", what, extra=occurrence.log_fields())
             return
+        now = self._clock.now()
         try:
-            completion = rules.settle(occurrence.held, ended, self._clock.now())
+            completion = rules.settle(occurrence.held, ended, now)
         except Exception:
             # A record that cannot be completed affects only itself: its lease expires, and it is claimed again.
             logger.exception(
                 "could not decide how to complete a run; its lease will expire", extra=occurrence.log_fields()
             )
             return
+        if ended.ending is not Ending.RETURNED:
+            log_ending(occurrence, completion, now)
         if completion.change is not None:
             self._completions.put(completion)
 
@@ -280,12 +285,20 @@ def _cancelled(occurrence: Occurrence) -> Ended:
     ending = occurrence.ending
     if ending is Ending.RAISED:
         seconds = (occurrence.held.policies.active_deadline or 0) * MICROSECOND / 1e6
-        return Ended(Ending.RAISED, f"the run took longer than its active deadline of {seconds:g} s")
+        message = f"the run took longer than its active deadline of {seconds:g} s"
+        return Ended(_failure(occurrence, TimeoutError()), message)
     if ending is Ending.DRAINED:
         return DRAINED if occurrence.begun else UNSTARTED
     if ending is Ending.REPLACED:
         return Ended(Ending.REPLACED, "the next occurrence was due")
-    return Ended(Ending.RAISED, "CancelledError: the handler was cancelled, but not by its worker")
+    message = "CancelledError: the handler was cancelled, but not by its worker"
+    logger.error("the handler failed: %s", message, extra=occurrence.log_fields())
+    return Ended(_failure(occurrence, asyncio.CancelledError()), message)
+
+
+def _failure(occurrence: Occurrence, error: BaseException) -> Ending:
+    """Return the ending of a run that failed by *error*: its handler says whether that is retried."""
+    return Ending.RAISED if occurrence.registration.retries(error) else Ending.REFUSED
 
 
 def _returned(occurrence: Occurrence) -> Ended:
@@ -307,12 +320,13 @@ def _raised(occurrence: Occurrence, error: BaseException) -> Ended:
         )
         return _cancelled(occurrence)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    extra = occurrence.log_fields()
-    if isinstance(error, DoNotRetry):
-        logger.error("the handler failed and must not be retried: %s", message, extra=extra)
+    extra, shown = occurrence.log_fields(), printable(message)  # on one line, so that the names follow on it
+    if _failure(occurrence, error) is Ending.REFUSED:
+        cause = None if isinstance(error, DoNotRetry) else error
+        logger.error("the handler failed and must not be retried: %s", shown, exc_info=cause, extra=extra)
         return Ended(Ending.REFUSED, message)
     if isinstance(error, RetryAfter):
-        logger.warning("the handler asked for a retry in %s: %s", error.delay, error, extra=extra)
+        logger.warning("the handler asked for a retry in %s: %s", error.delay, shown, extra=extra)
         return Ended(Ending.RAISED, message, int(error.delay.total_seconds() * 1_000_000))
-    logger.error("the handler failed: %s", message, exc_info=error, extra=extra)
+    logger.error("the handler failed: %s", shown, exc_info=error, extra=extra)
     return Ended(Ending.RAISED, message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
@@ -12,8 +11,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Membership
+from pyncette.core.log_messages import fields_of_records, naming_logger
 from pyncette.core.record import Outcome
 from pyncette.core.runs import Ending
+from pyncette.core.times import datetime_of
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
@@ -30,7 +31,7 @@ from pyncette.worker.run import Runs
 from pyncette.worker.signals import Signals
 from pyncette.worker.turns import Turns
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 AHEAD: Final[Duration] = 40 * MILLISECOND
 """How long before they are due occurrences are claimed, at most: a few times the duration of a claim."""
@@ -204,6 +205,11 @@ class Worker:
             return False
         return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
 
+    def unsettled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> list[str]:
+        """Return a line for each run that is due and has not ended, without those whose tasks are *asleep*."""
+        runs = [self._runs.running[task] for task in self._runs.due() - asleep]
+        return [f"{run} runs since {datetime_of(run.starts_at).isoformat()}" for run in runs]
+
     def poll_soon(self) -> None:
         """Poll everything as soon as a slot is free; the partitions of a registration may have changed."""
         self._signals.poll_now()
@@ -302,8 +308,11 @@ class Worker:
                 await self._dispatch.finish()
                 await self._runs.ended()
         except TimeoutError:
-            stubborn = [str(occurrence.held.record.key) for occurrence in self.running]
-            logger.warning("handlers did not end after their cancellation", extra={"records": stubborn})
+            stubborn = [occurrence.held.record.key for occurrence in self.running]
+            logger.warning(
+                "handlers did not end after their cancellation",
+                extra=fields_of_records(stubborn, len(stubborn)),
+            )
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._completions.emptied()

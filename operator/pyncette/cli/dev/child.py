@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from pyncette.app.application import Pyncette
-from pyncette.app.context import Context, NextFunc
+from pyncette.app.context import Context, NextFunc, runtime_of
 from pyncette.app.handlers import place_of
 from pyncette.app.process import choose_loop, run_context
 from pyncette.app.tasks import Task
@@ -36,6 +36,7 @@ from pyncette.cli.failures import ExitCode, failure_of
 from pyncette.cli.modules import Target, load_checked_app
 from pyncette.cli.worker import say_what_is_ignored
 from pyncette.clock import SECOND
+from pyncette.core.log_messages import sentence_of
 from pyncette.core.policies import jitter_of
 from pyncette.core.schedule import Cron, seeded_cron
 from pyncette.store.backend import read_backend
@@ -96,7 +97,7 @@ def _declared(task: Task) -> Declared:
     file, line = place_of(task.task_func)
     schedule = None
     if task.schedule is not None:
-        schedule = seeded_cron(Cron(task.schedule, task.timezone or "UTC"), f"{REALM}/{task.name}")
+        schedule = seeded_cron(Cron(task.schedule, task.timezone or "UTC"), task.name)
     return Declared(task.name, task.kind.value, task.partition_count, schedule, file, line)
 
 
@@ -136,7 +137,7 @@ async def report_run(events: Events, context: Context, call: NextFunc) -> None:
     assert occurrence is not None
     held = occurrence.held
     due_at = held.scheduled_at + jitter_of(held.record.key, held.policies)
-    late = max(0, context.app_context.clock.now() - due_at)
+    late = max(0, runtime_of(context.app_context).clock.now() - due_at)
     began = time.monotonic()
     await call()
     events.send(Ran(name_of(occurrence), time.monotonic() - began, late / SECOND, held.attempt))
@@ -157,7 +158,7 @@ class EventHandler(logging.Handler):
                     record.created,
                     record.levelname,
                     record.name,
-                    record.getMessage()[:TEXT_CHARACTERS_MAX],
+                    sentence_of(record)[:TEXT_CHARACTERS_MAX],
                     as_text({**run_in_short(), **extra_of(record)})[:TEXT_CHARACTERS_MAX],
                     traceback_of(self._formatter, record)[-TEXT_CHARACTERS_MAX:],
                 )

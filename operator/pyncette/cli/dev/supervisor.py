@@ -32,6 +32,7 @@ from pyncette.cli.stored import backend_clock
 from pyncette.cli.survey import View, describe, survey
 from pyncette.clock import SECOND
 from pyncette.core.backoff import Backoff
+from pyncette.core.log_messages import sentence_of
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import MirrorReport
@@ -418,7 +419,7 @@ class _Shown(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         at = datetime.datetime.fromtimestamp(record.created).astimezone()
-        self._screen.line(Line(at, f"{record.getMessage()}{as_text(extra_of(record))}", record.levelname))
+        self._screen.line(Line(at, f"{sentence_of(record)}{as_text(extra_of(record))}", record.levelname))
 
 
 @contextlib.contextmanager
