@@ -341,9 +341,13 @@ def test_a_failing_handler_is_reported_with_its_error_and_tried_again(folder):
     folder.task("hello", intervalSeconds=1, retryPolicy="{initialBackoffSeconds: 1}")
 
     with dev(folder) as program:
-        at = program.expect("ERROR the handler failed: ValueError: no luck")
+        at = program.expect("ERROR hello: the handler failed: ValueError: no luck$")
+        program.expect(r"^[\d:]+ hello: the next attempt, 2 of 5, follows in [\d.]+ s$", after=at)
         program.expect("hello: succeeded in .*, attempt 2", after=at)
         end(program)
+
+    (file,) = re.findall(r'File "(.*)", line', program.output)  # one frame, that of the handler
+    assert file == str(folder / "tasks.py")
 
 
 def test_static_tasks_of_the_module_run_beside_manifests(folder):

@@ -67,6 +67,9 @@ RUNNING: Final = "running; press Ctrl-C to stop"
 OURS: Final = "pyncette."
 """Loggers whose ordinary lines are not for people who watch their handlers."""
 
+ENDINGS: Final = "pyncette.worker.endings"
+"""The one of them that says what follows a failed attempt."""
+
 
 class Supervisor:
     """Runs the *folder* with the task module *target*, and shows it on *screen*."""
@@ -377,7 +380,8 @@ class Supervisor:
 
     def _handle_event(self, event: Event) -> None:
         if isinstance(event, Logged):
-            if event.logger.startswith(OURS) and event.level in {"DEBUG", "INFO"} and not self._says_all:
+            ordinary = event.logger.startswith(OURS) and event.level in {"DEBUG", "INFO"}
+            if ordinary and event.logger != ENDINGS and not self._says_all:
                 return
             at = datetime.datetime.fromtimestamp(event.created).astimezone()
             self._screen.line(Line(at, f"{event.message}{event.fields}", event.level))
