@@ -341,9 +341,13 @@ def test_a_failing_handler_is_reported_with_its_error_and_tried_again(folder):
     folder.task("hello", intervalSeconds=1, retryPolicy="{initialBackoffSeconds: 1}")
 
     with dev(folder) as program:
-        at = program.expect("ERROR the handler failed: ValueError: no luck")
+        at = program.expect("ERROR hello: the handler failed: ValueError: no luck$")
+        program.expect(r"^[\d:]+ hello: the next attempt, 2 of 5, follows in [\d.]+ s$", after=at)
         program.expect("hello: succeeded in .*, attempt 2", after=at)
         end(program)
+
+    (file,) = re.findall(r'File "(.*)", line', program.output)  # one frame, that of the handler
+    assert file == str(folder / "tasks.py")
 
 
 def test_static_tasks_of_the_module_run_beside_manifests(folder):
@@ -408,6 +412,19 @@ def test_the_first_ctrl_c_lets_a_handler_finish(folder):
     with dev(folder) as program:
         program.expect("slow: begun")
         program.interrupt()
+        program.expect("slow: over")
+        assert program.ended() == 0
+
+
+def test_a_sigterm_that_is_sent_twice_lets_a_handler_finish(folder):
+    folder.write("tasks.py", SLOW.format(seconds=3))
+    folder.task("slow", executeAt=LONG_AGO, startingDeadlineSeconds=TEN_YEARS)
+
+    with dev(folder) as program:
+        program.expect("slow: begun")
+        for _ in range(2):
+            program.signal(signal.SIGTERM)
+            time.sleep(0.1)
         program.expect("slow: over")
         assert program.ended() == 0
 

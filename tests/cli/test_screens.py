@@ -105,6 +105,19 @@ def test_what_is_not_simply_scheduled_says_so(home, next_is):
     assert any(next_is in row for row in drawn(picture(view(home))))
 
 
+def test_a_one_off_whose_time_had_passed_is_late_from_when_it_was_scheduled():
+    long_ago = NOON - 700 * 24 * 3600 * SECOND
+    summary = ran(last_scheduled_at=long_ago, last_started_at=NOON + SECOND)
+
+    assert view(record(schedule=Once(long_ago), summary=summary)).late == SECOND
+
+
+def test_lateness_is_that_of_the_last_run_also_after_an_edit():
+    edited = replace(record(summary=ran()), schedule_since=NOON)
+
+    assert view(edited).late == 4000
+
+
 def test_a_running_task_shows_how_many_run_and_when_the_next_begins():
     lease = Lease("l", "me", NOON + 60 * SECOND)
     home = replace(record(), due_at=NOON, attempt=1, began_at=NOON, lease=lease)

@@ -116,7 +116,7 @@ class Task(OptionAttributes, Generic[P]):
         parent_task: Task | None = None,
     ) -> None:
         self.name = name
-        self.task_func: Callable[P, Awaitable[None]] = task_func
+        self.task_func: Callable[P, Any] = task_func
         self.kind = kind
         self.on_polled_changed: set[Callable[[], object]] = set()
         """Called when it is enabled or disabled, and when its polled partitions change."""

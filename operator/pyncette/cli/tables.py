@@ -13,7 +13,17 @@ from pyncette.cli.instances import Found, Names, find_instances, natural
 from pyncette.cli.listing import Item, Listing
 from pyncette.cli.output import Table
 from pyncette.cli.stored import find_record
-from pyncette.cli.survey import Phase, StoredTask, View, as_json, describe, read_task, run_as_json, survey
+from pyncette.cli.survey import (
+    Phase,
+    StoredTask,
+    View,
+    as_json,
+    describe,
+    late,
+    read_task,
+    run_as_json,
+    survey,
+)
 from pyncette.clock import Instant
 from pyncette.coordination.members import Member, members
 from pyncette.core.accounting import keeps_history, within_limits
@@ -117,7 +127,7 @@ async def runs_of(store: Store, realm: str, name: str, handler: str | None = Non
     record = await find_record(store, realm, name, handler)
     found = within_limits(await store.history(record.key), record.spec.policies)
     now = await store.now()
-    items = [Item(_name(run), run_as_json(run), _run(run, now)) for run in found]
+    items = [Item(_name(run), run_as_json(run), _run(run, record, now)) for run in found]
     return Listing(RUNS, items, () if items else _why_no_runs(record, name), latest_first=True)
 
 
@@ -189,14 +199,14 @@ def _details(view: View, now: Instant) -> list[Sequence[str]]:
     ]
 
 
-def _run(run: Run, now: Instant) -> Sequence[str]:
-    started = run.started_at
+def _run(run: Run, record: Record, now: Instant) -> Sequence[str]:
+    started, lateness = run.started_at, late(record, run.scheduled_at, run.started_at)
     gap = "" if run.count == 1 and run.exact else f" ({'' if run.exact else 'at least '}{run.count} of them)"
     return (
         run.id,
         f"{run.outcome.value}{gap}",
         formatting.moment(run.scheduled_at, now),
-        "" if started is None else formatting.duration(started - run.scheduled_at),
+        "" if lateness is None else formatting.duration(lateness),
         "" if started is None else formatting.duration(run.ended_at - started),
         formatting.relative(run.ended_at, now),
         str(run.attempts or ""),

@@ -7,7 +7,7 @@ import datetime
 from pyncette.clock import SECOND, Duration, Instant
 from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import is_dead_letter
-from pyncette.core.runs import Completion, Ending
+from pyncette.core.runs import Completion, Ending, HeldRun
 from pyncette.worker.occurrence import Occurrence
 
 logger = naming_logger(__name__)
@@ -39,9 +39,15 @@ def _log_what_follows(completion: Completion, now: Instant, extra: dict[str, obj
         logger.warning("the schedule is suspended, since no attempt succeeded", extra=extra)
     elif change.after is not None and change.after.attempt > 0:
         delay = max(0, (change.after.claimable_at or now) - now)
-        logger.info("the next attempt follows in %s", _seconds(delay), extra=extra)
+        logger.info("the next attempt%s follows in %s", _number(held), _seconds(delay), extra=extra)
     else:
         logger.info("the occurrence failed, and is not retried", extra=extra)
+
+
+def _number(held: HeldRun) -> str:
+    """Return which attempt comes after *held*, if their number has a limit."""
+    limit = held.policies.retry.max_attempts
+    return f", {held.attempt + 1} of {limit}," if limit else ""
 
 
 def _suspends(completion: Completion) -> bool:
