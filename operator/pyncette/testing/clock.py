@@ -184,7 +184,8 @@ class VirtualClock:
             if loop.time() > deadline:
                 raise UnsettledError(
                     f"not settled after {self._settle_seconds:g} s: a handler is still running, or the backend is unavailable. In simulated time, "
-                    "a handler must not wait for real time: await the sleep() of the clock instead"
+                    "a handler must not wait for real time: await the sleep() of the clock instead, and in a plain function pass it to "
+                    "context.wait_for()"
                 )
 
     async def _move_to(self, target: Instant) -> None:
