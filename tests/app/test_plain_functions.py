@@ -17,9 +17,11 @@ from pyncette.errors import LeaseLostException, StopRequested
 from pyncette.executor import SynchronousExecutor
 from pyncette.testing import running as in_world
 from pyncette.utils import with_heartbeat
-from pyncette.worker.occurrence import current
+from pyncette.worker.occurrence import Occurrence, current
+from pyncette.worker.threads import ThreadCall
 from tests.app.harness import NOON, at, running, seconds
 from tests.worker.bench import until
+from tests.worker.test_run import garbage
 
 SOON = 10.0
 """Seconds after which a test gives up."""
@@ -429,6 +431,28 @@ async def test_in_a_world_a_function_sleeps_by_the_clock_of_the_world(app):
         await world.advance(hours=2)
 
     assert slept == [at(3660)]
+
+
+async def test_a_run_in_a_thread_leaves_nothing_to_the_garbage_collector(app, clock):
+    @app.dynamic_task(failure_mode=FailureMode.COMMIT)
+    def job(context: BlockingContext) -> None:
+        context.heartbeat()
+        context.wait_for(asyncio.sleep(0))
+        if context.task.name == "failing":
+            raise ValueError("no luck")
+        if context.task.name == "stopping":
+            context.wait_for(clock.sleep(seconds(1000)))
+
+    async with running(app, clock) as app_context:
+        for name in ("returning", "failing", "stopping"):
+            await app_context.schedule_task(job, name, execute_at=at(1))
+        with garbage() as found:
+            await clock.advance(seconds(2))
+            await app_context.unschedule_task(job, "stopping")
+            await clock.advance(seconds(60))
+
+    ours = (Occurrence, ThreadCall, BlockingContext)
+    assert [one for one in found if isinstance(one, ours)] == []
 
 
 # --- with_heartbeat ------------------------------------------------------------------------------------------------------

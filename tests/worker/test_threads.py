@@ -500,6 +500,27 @@ async def _call(threads: Threads, function: Callable[[], Any]) -> Any:
     return await ThreadCall(threads, Run()).run(function)
 
 
+async def test_a_call_fails_for_which_the_system_has_no_thread(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    handler = Registered("h", Policies(lease=LEASE, retry=Retry(max_attempts=1)), in_thread(returns))
+    bench = Bench(handler)
+    await bench.every(handler, 10, "a")
+
+    async with bench.worker(slots=1) as worker:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            await bench.advance(10)
+        assert worker.figures.slots_used == 0
+        await bench.advance(10)
+
+    counts = (await bench.record(handler.key("a"))).state.summary.counts
+    assert (counts.failed, counts.succeeded) == (1, 1)
+
+
 async def test_threads_end_when_they_are_closed_and_keep_no_process_alive() -> None:
     threads = Threads()
     stuck = Stuck()

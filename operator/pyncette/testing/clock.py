@@ -198,7 +198,8 @@ class VirtualClock:
             shown += f"\n    and {len(left) - UNSETTLED_MAX} more"
         return (
             f"not settled after {self._settle_seconds:g} s of real time, at {self.utc.isoformat()}:{shown}\n"
-            "In simulated time, a handler must not wait for real time: await world.sleep() instead. "
+            "In simulated time, a handler must not wait for real time: await world.sleep() instead, and in a plain "
+            "function pass it to context.wait_for(). "
             "If the work really takes that long, raise settle_seconds"
         )
 

@@ -264,8 +264,11 @@ class ThreadCall:
         if closed:
             _discard(awaitable)
             raise StopRequested("the run has ended")
-        result: _T = request.answer.result()
-        return result
+        try:
+            result: _T = request.answer.result()
+            return result
+        finally:
+            del request  # an error that it holds leads back here
 
     def call(self, function: Callable[[], _T]) -> _T:
         """Call *function* on the event loop."""

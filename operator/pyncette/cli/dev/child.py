@@ -223,6 +223,8 @@ class Printer(io.TextIOBase):
     def __init__(self, events: Events) -> None:
         super().__init__()
         self._events = events
+        self._lock = threading.RLock()
+        """Plain functions print in threads of their own."""
         self._begun: dict[str, str] = {}
         """The incomplete line of each task."""
 
@@ -232,19 +234,21 @@ class Printer(io.TextIOBase):
     def write(self, text: str) -> int:
         occurrence = current.get()
         task = name_of(occurrence) if occurrence else ""
-        *lines, rest = (self._begun.pop(task, "") + text).split("\n")
-        if rest and len(rest) < TEXT_CHARACTERS_MAX:
-            self._begun[task] = rest
-        elif rest:
-            lines.append(rest)
-        for line in lines:
-            self._events.send(Printed(line.rstrip("\r")[:TEXT_CHARACTERS_MAX], task))
+        with self._lock:
+            *lines, rest = (self._begun.pop(task, "") + text).split("\n")
+            if rest and len(rest) < TEXT_CHARACTERS_MAX:
+                self._begun[task] = rest
+            elif rest:
+                lines.append(rest)
+            for line in lines:
+                self._events.send(Printed(line.rstrip("\r")[:TEXT_CHARACTERS_MAX], task))
         return len(text)
 
     def flush(self) -> None:
         """Send incomplete lines too: a program that flushes part of a line wants it to be shown."""
-        for task in list(self._begun):
-            self._events.send(Printed(self._begun.pop(task), task))
+        with self._lock:
+            for task in list(self._begun):
+                self._events.send(Printed(self._begun.pop(task), task))
 
 
 class Events:
