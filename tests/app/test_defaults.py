@@ -58,7 +58,7 @@ def test_options_win_over_safe_defaults(safe):
     assert report._policies.retry == Retry(max_attempts=0, wait_for_lease=True)
     assert report.failure_mode is FailureMode.NONE
 
-    instance = report._spec_of("ada", {"interval": seconds(1), "failure_mode": FailureMode.COMMIT}, "")
+    instance = report._spec_of("ada", {"interval": seconds(1), "failure_mode": FailureMode.COMMIT})
     assert instance.policies.retry == Retry(max_attempts=1, count_takeovers=False)
 
 

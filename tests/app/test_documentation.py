@@ -11,7 +11,7 @@ from pyncette.testing import World
 from tests.app.harness import free_port
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["reference/python-api.md", "how-to/from-pyncette-1.md"]
+PAGES = ["reference/python-api.md", "reference/policies.md", "how-to/from-pyncette-1.md"]
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -38,6 +38,7 @@ async def test_the_examples_of_a_page_form_a_module_whose_own_tests_pass(page):
 
 MODULES = [
     "",
+    ".asgi",
     ".dynamodb",
     ".errors",
     ".executor",
@@ -47,6 +48,7 @@ MODULES = [
     ".redis",
     ".schedules",
     ".sqlite",
+    ".sync",
     ".testing",
     ".utils",
 ]

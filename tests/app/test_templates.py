@@ -12,7 +12,7 @@ from pyncette.app.templates import IDLE_READ_SECONDS, Templates
 from pyncette.clock import SECOND, SystemClock
 from pyncette.core.edits import created, edited, stopped
 from pyncette.core.record import Change, Key, Owner, Partition
-from pyncette.core.spec import Policies, Retry, Spec
+from pyncette.core.spec import Missed, Policies, Retry, Spec
 from pyncette.core.times import instant_of
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import ANSWER_RECORDS_MAX
@@ -236,3 +236,20 @@ async def test_arguments_of_a_template_that_are_none_do_not_keep_its_policies_fr
         await clock.advance(seconds(30))
 
     assert ran == []
+
+
+async def test_an_instance_overrides_the_resource_of_its_template_field_by_field(repository, clock, resource):
+    app = Pyncette(repository, defaults="safe")
+
+    @app.dynamic_task(timeout=seconds(99))
+    async def remind(context):
+        pass
+
+    await resource.apply(missed=Missed.SKIP, active_deadline=7 * SECOND)
+    async with app.create(clock=clock) as app_context:
+        await app_context.schedule_task(remind, "ada", interval=seconds(5))
+        await app_context.schedule_task(remind, "bob", interval=seconds(5), on_exhausted="suspend")
+        ada, bob = [(await app_context.get_task(remind, name)).task for name in ("ada", "bob")]
+
+    assert (ada.missed, ada.timeout, ada.on_exhausted) == ("skip", seconds(7), "continue")
+    assert (bob.missed, bob.timeout, bob.on_exhausted) == ("skip", seconds(7), "suspend")

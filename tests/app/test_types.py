@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 import datetime
 from collections.abc import AsyncIterator
-from pyncette import Context, ExecutionMode, FailureMode, Pyncette, PyncetteContext
+from pyncette import Context, ExecutionMode, FailureMode, Pyncette, PyncetteContext, Retry
 from pyncette.model import InstanceResult, NextFunc, TaskState
 from pyncette.task import PartitionedTask, Task
 from pyncette.utils import with_heartbeat
@@ -88,6 +88,20 @@ def names(tasks: list[Task], partitioned: PartitionedTask) -> list[str]:
 partitioned = app.partitioned_task(partition_count=1, name="x")(remind)
 print(names([remind, typed], partitioned))
 """,
+    "policies": """
+@app.handler(retry=Retry(give_up_on=LookupError))
+async def h(context: Context) -> None: ...
+@app.task(interval=MINUTE, retry=Retry(max_attempts=None, on=(OSError, TimeoutError)), timeout=MINUTE, overlap="replace")
+async def p(context: Context) -> None: ...
+@app.dynamic_task(missed="all", max_catch_up_runs=3, jitter=MINUTE, starting_deadline=None, on_exhausted="dead_letter")
+async def q(context: Context) -> None: ...
+
+async def pause(app_context: PyncetteContext) -> None:
+    await app_context.schedule_task(q, "a", interval=MINUTE, suspend=True, not_before=NOON, not_after=None)
+    state = await app_context.get_task(q, "a")
+    if state is not None and state.task.retry is not None:
+        print(state.task.retry.max_attempts, state.task.missed, state.task.suspend)
+""",
     "decorators of several tasks": """
 @app.task(name="x", interval=MINUTE)
 @app.task(name="y", schedule="0 9 * * *")
@@ -109,6 +123,11 @@ WRONG = {
     "a loose argument": "app.dynamic_task(person=3)(remind)",
     "an unknown heartbeat": 'app.dynamic_task(heartbeat="auto")(remind)',
     "an unknown failure mode": 'app.dynamic_task(failure_mode="UNLOCK")(remind)',
+    "an unknown policy for missed runs": 'app.dynamic_task(missed="newest")(remind)',
+    "a timeout in seconds": "app.dynamic_task(timeout=60)(remind)",
+    "a number of retries": "app.dynamic_task(retry=3)(remind)",
+    "exceptions by name": 'Retry(on=("TimeoutError",))',
+    "retries by position": "Retry(3)",
     "a lease in seconds": "app.dynamic_task(lease_duration=60)(remind)",
     "arguments that are no dictionary": "app.dynamic_task(args=[1])(remind)",
     "no partition count": "app.partitioned_task()(remind)",
@@ -144,7 +163,7 @@ WRONG = {
     "a misspelt option of instantiate": 'remind.instantiate("a", intervall=MINUTE)',
     "a missing argument of a call": "async def x(context: Mine) -> None:\n    await typed(context)",
     "an argument of another type": 'async def x(context: Mine) -> None:\n    await typed(context, "x")',
-    "an internal member of a task": "print(remind.of_record)",
+    "an internal member of a task": "print(remind._of_record)",
     "an internal member of an app context": "def x(c: PyncetteContext) -> None:\n    print(c.declare_tasks)",
 }
 

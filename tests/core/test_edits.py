@@ -697,6 +697,55 @@ def test_what_is_overdue_stays_due_when_it_is_rescheduled():
     assert play.claimable == 120
 
 
+@pytest.mark.parametrize("keep_sooner", [True, False])
+def test_a_reschedule_that_ends_a_suspension_counts_from_then(keep_sooner):
+    play = Play(schedule=Interval(HOUR), policies=NONE, key=INSTANCE)
+    play.edit(10, suspend=True)
+
+    play.policies = NONE
+    play.reschedule(150, Interval(HOUR), keep_sooner=keep_sooner)
+
+    assert play.claimable == 210
+
+
+def test_a_reschedule_that_ends_a_suspension_by_dropping_its_own_policies_counts_from_then():
+    play = Play(schedule=Interval(HOUR), policies=NONE, key=INSTANCE)
+    play.edit(10, suspend=True)
+
+    play.own, play.policies = False, NONE
+    play.reschedule(150, Interval(HOUR))
+
+    assert play.claimable == 210
+
+
+def test_a_one_off_that_passed_during_a_suspension_is_due_at_once_when_it_is_rescheduled():
+    play = Play(schedule=Once(at(60)), policies=NONE, key=INSTANCE)
+    play.edit(10, suspend=True)
+
+    play.policies = NONE
+    play.reschedule(150, Once(at(60)))
+
+    assert play.claimable == 60
+
+
+def test_a_reschedule_that_suspends_again_is_not_claimable():
+    play = Play(schedule=Interval(HOUR), policies=NONE, key=INSTANCE)
+    play.edit(10, suspend=True)
+
+    play.reschedule(20, Interval(HOUR))
+
+    assert play.record.claimable_at is None
+
+
+def test_a_reschedule_does_not_keep_a_time_outside_of_its_window():
+    play = Play(schedule=Interval(HOUR), policies=NONE, key=INSTANCE)
+
+    play.policies = replace(NONE, not_before=at(100))
+    play.reschedule(10, Interval(HOUR))
+
+    assert play.claimable == 130
+
+
 def test_rescheduling_what_runs_is_refused_and_says_until_when():
     play = Play(policies=NONE, key=INSTANCE, own=False)
     play.start(1)

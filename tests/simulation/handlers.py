@@ -56,6 +56,9 @@ class Handler:
     def shared_among(self) -> int:
         return len(self._task.partitions) if self._task.is_shared else 0
 
+    def retries(self, error: BaseException) -> bool:
+        return not isinstance(error, DoNotRetry)
+
     async def run(self, occurrence: Occurrence) -> None:
         oracle, member = self._world.oracle, self._member
         call = oracle.called(member.process, occurrence, member.clock.now())

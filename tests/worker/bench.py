@@ -16,6 +16,7 @@ from pyncette.core import edits
 from pyncette.core.record import Change, Key, Partition, Record
 from pyncette.core.schedule import Interval, Once, Schedule
 from pyncette.core.spec import Policies, Spec
+from pyncette.errors import DoNotRetry
 from pyncette.ledger.ledger import Ledger, Ruling
 from pyncette.store.base import Store
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -24,6 +25,7 @@ from pyncette.worker.backend_health import BackendHealth
 from pyncette.worker.completions import Completions
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.partitions import Partitions
+from pyncette.worker.run import Runs
 from pyncette.worker.service import Worker, WorkerSettings
 from pyncette.worker.signals import Signals
 from pyncette.worker.turns import Turns
@@ -56,6 +58,9 @@ class Registered:
         self.running = 0
         self.most_at_once = 0
         self._call = call
+
+    def retries(self, error: BaseException) -> bool:
+        return not isinstance(error, DoNotRetry)
 
     async def run(self, occurrence: Occurrence) -> None:
         self.calls.append(occurrence)
@@ -143,6 +148,16 @@ class Bench:
     def completions(self, ledger: Ledger | None = None, signals: Signals | None = None) -> Completions:
         """The completions of a worker that has no other part."""
         return Completions(ledger or self.ledger, signals or self.signals(), BackendHealth())
+
+    def runs(self) -> Runs:
+        """The runs of a worker that has no other part: none yet."""
+
+        async def renew(_: Occurrence) -> bool:
+            return True
+
+        async def reload(_: Occurrence) -> None: ...
+
+        return Runs(self.clock, self.completions(), self.signals(), 100, renew, reload)
 
     @asynccontextmanager
     async def worker(

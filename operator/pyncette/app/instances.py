@@ -24,8 +24,9 @@ from pyncette.coordination.partition_counts import Mismatch, guarded_by_count
 from pyncette.coordination.permit_records import permit_partition, remove_permits
 from pyncette.core import edits
 from pyncette.core.edits import Locked
+from pyncette.core.policies import next_due
 from pyncette.core.record import Change, Key, Partition, Record, replace
-from pyncette.core.schedule import check_ahead
+from pyncette.core.schedule import Once, check_ahead
 from pyncette.core.spec import Policies, Spec
 from pyncette.errors import ConfigurationError, StoreError, TaskLockedException
 from pyncette.ledger.ledger import Ledger, Rule, Ruling, withdrawal
@@ -97,11 +98,13 @@ class Instances:
         """
         _require_template(task)
         request = self._request(task, name, options)
-        check_ahead(request.spec.schedule, await self._ledger.now())
+        over = refusal_if_over(request.spec, request.policies, await self._ledger.now())
+        if over is not None:
+            raise over
         template = template_key(self._realm, task.name)
         rules = guarded_by_count(template, task.partition_count, {request.key: _scheduling(request, edit)})
         answers = await self._ledger.apply(rules)
-        instance = task._instance(name, request.spec)
+        instance = task._instance(name, request.spec, request.policies)
         _refuse(instance, answers[request.key])
         return instance
 
@@ -126,7 +129,8 @@ class Instances:
         if record is None:
             return None
         # Without a lease the time does not matter, so it is not read.
-        return _state(task, record, 0 if record.lease is None else await self._ledger.now())
+        now = 0 if record.lease is None else await self._ledger.now()
+        return _state(task, record, now, self._templates.common(task).policies)
 
     def schedule_many(
         self, task: Task, items: Iterable[_Item] | AsyncIterable[_Item], edit: Edit
@@ -168,34 +172,52 @@ class Instances:
 
         return self._streamed(names, prepared, write)
 
-    async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
-        """Return at most *limit* instances, and the token of the next page."""
+    async def page(
+        self, task: Task, limit: int | None, token: ContinuationToken | None, prefix: str = ""
+    ) -> ListTasksResponse:
+        """Return at most *limit* instances whose names begin with *prefix*, and the token of the next page."""
         if task._kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         self._templates.require_served(task)
         limit = self._page_size if limit is None else limit
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
-        now = await self._ledger.now()
+        if prefix:
+            check_instance_name(prefix)
+        number, after = (0, None) if token is None else self._position(task, token, prefix)
+        now, common = await self._ledger.now(), self._templates.common(task).policies
         states: list[TaskState] = []
-        number, after = (0, None) if token is None else self._position(task, token)
         while number < task.partition_count:
             partition = Partition(self._realm, task.name, number)
             wanted = min(limit - len(states), ANSWER_RECORDS_MAX)
-            records = await self._ledger.store.scan(partition, task.name, after, wanted)
+            records = await self._scan(partition, task, after, wanted, prefix)
             if not records:
                 number, after = number + 1, None
                 continue
             after = records[-1].key
-            states += [_state(task, record, now) for record in records if _is_instance(record.key)]
+            states += [_state(task, record, now, common) for record in records if _is_instance(record.key)]
             if len(states) == limit:
                 return ListTasksResponse(states, _token(after))
         return ListTasksResponse(states, None)
 
+    async def _scan(
+        self, partition: Partition, task: Task, after: Key | None, limit: int, prefix: str
+    ) -> list[Record]:
+        """Return the next records of instances whose names begin with *prefix*; none at the end of the partition."""
+        store = self._ledger.store
+        if after is None and prefix:
+            after = Key(partition, task.name, prefix)
+            # A scan begins after its key, and that may be the name of an instance.
+            (named,) = await store.load([after])
+            if named is not None:
+                return [named]
+        records = await store.scan(partition, task.name, after, limit)
+        return [record for record in records if record.key.instance.startswith(prefix)]
+
     def _request(self, task: Task, name: str, options: Mapping[str, Any]) -> InstanceRequest:
         self._templates.require_served(task)
         common = self._templates.common(task)
-        spec = task._spec_of(name, options, self._realm, common.args)
+        spec = task._spec_of(name, options, common.args, common.policies)
         partition = Partition(self._realm, task.name, task.partition_of(name))
         return InstanceRequest(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 
@@ -215,13 +237,15 @@ class Instances:
             raise ValueError(f"instance name must be provided: {task} is a dynamic task")
         return task, self._key(task, name)
 
-    def _position(self, task: Task, token: ContinuationToken) -> tuple[int, Key]:
+    def _position(self, task: Task, token: ContinuationToken, prefix: str) -> tuple[int, Key]:
         try:
             name, number, instance, occurrence = json.loads(base64.urlsafe_b64decode(token))
         except (ValueError, TypeError, binascii.Error) as error:
             raise ValueError("not a continuation token of list_tasks") from error
         if name != task.name:
             raise ValueError(f"the continuation token is of the task {name}, not of {task.name}")
+        if not instance.startswith(prefix):
+            raise ValueError(f"the continuation token is of a list without the prefix {prefix!r}")
         return number, Key(Partition(self._realm, task.name, number), name, instance, occurrence)
 
     async def _schedule_batch(
@@ -237,7 +261,8 @@ class Instances:
         records, answers = [], dict[Key, Any]()
         for request in batch:
             record = edits.created(request.key, request.spec, request.policies, now)
-            over = _over(record, now)
+            # perf: a record that is due at some time needs no further check
+            over = refusal_if_over(record.spec, request.policies, now) if record.due_at is None else None
             if over is None:
                 records.append(record)
             else:
@@ -409,18 +434,23 @@ def _is_unchanged(before: Record, after: Record, now: Instant) -> bool:
     return replace(after, version=before.version, schedule_since=before.schedule_since) == before
 
 
-def _over(record: Record, now: Instant) -> ValueError | None:
-    """Return an error if the schedule of a new *record* has ended already."""
-    if record.due_at is None:
-        try:
-            check_ahead(record.spec.schedule, now)
-        except ValueError as error:
-            return error
-    return None
+def refusal_if_over(spec: Spec, policies: Policies, now: Instant) -> ValueError | None:
+    """Return an error if the schedule of a new *spec* has ended: its years are over, or its window is. Else None."""
+    try:
+        check_ahead(spec.schedule, now)
+    except ValueError as error:
+        return error
+    has_window = policies.not_before is not None or policies.not_after is not None
+    if not has_window or isinstance(spec.schedule, Once) or next_due(spec.schedule, policies, now, now):
+        return None
+    return ValueError(
+        "No further time of the schedule lies within not_before and not_after: write a later not_after, "
+        "or remove the instance with unschedule_task"
+    )
 
 
 def _scheduled(task: Task, request: InstanceRequest, answer: Any) -> InstanceResult:
-    instance = task._instance(request.name, request.spec)
+    instance = task._instance(request.name, request.spec, request.policies)
     if answer is None:
         return InstanceResult(request.name, instance, None)
     return InstanceResult(
@@ -443,11 +473,13 @@ def _error(answer: Any) -> Exception | None:
     return answer if isinstance(answer, Exception) else None
 
 
-def _state(task: Task, record: Record, now: Instant) -> TaskState:
+def _state(task: Task, record: Record, now: Instant, common: Policies) -> TaskState:
     lease = record.lease if record.is_leased(now) else None
-    due = record.due_at
+    stored = task._of_record(record, common)
+    in_progress = record.attempt or record.state.started is not None
+    due = None if stored.suspend and not in_progress else record.due_at
     return TaskState(
-        task=task._of_record(record),
+        task=stored,
         scheduled_at=None if due is None else datetime_of(due, record.spec.schedule),
         locked_until=None if lease is None else datetime_of(lease.expires_at),
         locked_by=None if lease is None else Holder(lease.holder),

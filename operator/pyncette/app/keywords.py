@@ -9,6 +9,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any, Final
 
+from pyncette.app.policy_options import NEW_POLICIES, POLICIES
 from pyncette.core.suggestions import nearest
 
 OPTIONS: Final = frozenset(
@@ -17,23 +18,19 @@ OPTIONS: Final = frozenset(
         "concurrency_limit",
         "enabled",
         "execute_at",
-        "execution_mode",
-        "failure_mode",
-        "fast_forward",
         "force",
-        "heartbeat",
         "interval",
         "keep_sooner",
-        "lease_duration",
         "max_concurrent_runs",
         "name",
         "schedule",
         "timezone",
     }
+    | POLICIES
 )
 """The options of tasks and instances."""
 
-NEW_OPTIONS: Final = frozenset({"args", "keep_sooner"})
+NEW_OPTIONS: Final = frozenset({"args", "keep_sooner"}) | NEW_POLICIES
 """The options that Pyncette 1.x did not have, and that are arguments of an app with its defaults."""
 
 SIMILARITY: Final = 0.8
@@ -43,25 +40,45 @@ _SCHEDULE: Final = 'write schedule="0 9 * * *"'
 _TIMEZONE: Final = 'write timezone="Europe/Dublin"'
 _INTERVAL: Final = "write interval=timedelta(minutes=5)"
 _EXECUTE_AT: Final = "write execute_at=datetime(…, tzinfo=UTC)"
-_RETRIES: Final = "write failure_mode=FailureMode.COMMIT for one attempt"
+_RETRIES: Final = "write retry=Retry(max_attempts=3)"
+_BACKOFF: Final = "write retry=Retry(initial_backoff=timedelta(seconds=5))"
+_TIMEOUT: Final = "write timeout=timedelta(minutes=5)"
+_NOT_BEFORE: Final = "write not_before=datetime(…, tzinfo=UTC)"
+_NOT_AFTER: Final = "write not_after=datetime(…, tzinfo=UTC)"
 _LIMIT: Final = "write max_concurrent_runs=1 for a limit on all workers together"
 
 OTHER_NAMES: Final = {
-    "autoretry_for": _RETRIES,
+    "active_deadline": _TIMEOUT,
+    "autoretry_for": "write retry=Retry(on=(TimeoutError,))",
+    "backoff": _BACKOFF,
+    "coalesce": 'write missed="latest" to run only once for all missed occurrences',
+    "concurrency_policy": 'write overlap="forbid"',
     "cron": _SCHEDULE,
     "cron_expression": _SCHEDULE,
     "crontab": _SCHEDULE,
+    "dont_autoretry_for": "write retry=Retry(give_up_on=(ValueError,))",
+    "end_date": _NOT_AFTER,
+    "end_time": _NOT_AFTER,
     "eta": _EXECUTE_AT,
+    "expires": "write starting_deadline=timedelta(minutes=5)",
     "interval_seconds": _INTERVAL,
     "max_attempts": _RETRIES,
     "max_instances": _LIMIT,
     "max_retries": _RETRIES,
-    "misfire_grace_time": "write fast_forward=True to run only once for all missed occurrences",
+    "misfire_grace_time": "write starting_deadline=timedelta(minutes=5)",
+    "missed_run_policy": 'write missed="latest"',
     "next_run_time": _EXECUTE_AT,
+    "paused": "write suspend=True",
     "retries": _RETRIES,
+    "retry_backoff": _BACKOFF,
+    "retry_policy": _RETRIES,
     "run_at": _EXECUTE_AT,
     "run_date": _EXECUTE_AT,
     "run_every": _INTERVAL,
+    "soft_time_limit": _TIMEOUT,
+    "start_date": _NOT_BEFORE,
+    "start_time": _NOT_BEFORE,
+    "time_limit": _TIMEOUT,
     "time_zone": _TIMEZONE,
     "tz": _TIMEZONE,
 }

@@ -10,14 +10,15 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from pyncette.app.behaviour import HEARTBEATS, Behaviour
+from pyncette.app.behaviour import Behaviour
 from pyncette.app.defaults import Defaults
 from pyncette.app.handlers import Handler
 from pyncette.app.keywords import refusal, warn_of_loose
-from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode
+from pyncette.app.modes import A_MICROSECOND
+from pyncette.app.policy_options import OLD_POLICIES, POLICIES, check_window, pop_policies, updated
+from pyncette.app.retries import ALL_ERRORS, RetriedErrors
 from pyncette.app.signatures import Arguments, arguments_by_signature
-from pyncette.clock import LONGEST
-from pyncette.core.schedule import Cron, Interval, Once, Schedule, check
+from pyncette.core.schedule import Cron, Interval, Once, Schedule, check, seeded, seeded_cron
 from pyncette.core.spec import CONCURRENT_RUNS_MAX, EMPTY_ARGS
 from pyncette.core.times import instant_of
 from pyncette.store.base import ARGS_BYTES_MAX
@@ -31,11 +32,6 @@ INSTANCE_NAME_BYTES_MAX: Final = 650
 
 CRONS_MAX: Final = 8192
 """The size of the cache of checked schedules. Checking one again takes some microseconds."""
-
-BEHAVIOUR: Final = frozenset(
-    {"fast_forward", "failure_mode", "execution_mode", "lease_duration", "heartbeat"}
-)
-"""Options of a template that an instance can override."""
 
 ALSO_ARGUMENTS: Final = ("heartbeat", "concurrency_limit", "max_concurrent_runs")
 """Options that Pyncette 1.x did not have: it passed them as arguments, so handlers still receive them as arguments too."""
@@ -61,6 +57,8 @@ class Options(NamedTuple):
     args: msgspec.Raw
     arguments: Arguments | None
     """The arguments that the handler takes by its signature; None if it takes the context alone."""
+    errors: RetriedErrors
+    """The exceptions that are retried. They are not stored."""
 
 
 def read_options(given: Mapping[str, Any], defaults: Defaults, handler: Handler) -> Options:
@@ -77,11 +75,19 @@ def read_options(given: Mapping[str, Any], defaults: Defaults, handler: Handler)
         raise ValueError(
             f"max_concurrent_runs must be an integer from 1 to {CONCURRENT_RUNS_MAX}, not {most!r}"
         )
-    behaviour = pop_behaviour(options, defaults.behaviour)
+    given = pop_policies(options, policy_options(defaults))
+    behaviour = updated(defaults.behaviour, given)
     schedule = pop_schedule(options)
+    check_window(behaviour, schedule)
     arguments = arguments_by_signature(handler, all_parameters=not defaults.loose_keywords)
     args = encode_args(as_stored(pop_args(options, defaults) | shown, arguments))
-    return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args, arguments)
+    errors = given["retry"].errors if "retry" in given else ALL_ERRORS
+    return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args, arguments, errors)
+
+
+def policy_options(defaults: Defaults) -> frozenset[str]:
+    """Return the options for policies in an app with these *defaults*; all others are arguments, or unknown."""
+    return OLD_POLICIES if defaults.loose_keywords else POLICIES
 
 
 def as_stored(args: dict[str, Any], arguments: Arguments | None) -> dict[str, Any]:
@@ -113,26 +119,6 @@ def pop_args(options: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
         raise ValueError(f"args must be a dictionary of arguments by name, not {args!r}")
     return dict(args)
-
-
-def pop_behaviour(options: dict[str, Any], behaviour: Behaviour) -> Behaviour:
-    """Remove the behaviour from *options*, and return *behaviour* updated with it."""
-    if BEHAVIOUR.isdisjoint(options):
-        return behaviour
-    if "failure_mode" in options:  # it stands for a retry policy
-        behaviour = behaviour._replace(retry=None)
-    behaviour = behaviour._replace(**{name: options.pop(name) for name in BEHAVIOUR & options.keys()})
-    _require("failure_mode", behaviour.failure_mode, FailureMode)
-    _require("execution_mode", behaviour.execution_mode, ExecutionMode)
-    lease = _require("lease_duration", behaviour.lease_duration, datetime.timedelta)
-    if not 0 < lease // A_MICROSECOND <= LONGEST:
-        raise ValueError(f"lease_duration must be longer than zero and at most a century, not {lease}")
-    if behaviour.heartbeat not in HEARTBEATS:
-        raise ValueError(f"heartbeat must be 'cooperative' or 'automatic', not {behaviour.heartbeat!r}")
-    at_most_once = behaviour.execution_mode is ExecutionMode.AT_MOST_ONCE
-    if at_most_once and behaviour.failure_mode is not FailureMode.NONE:
-        raise ValueError("failure_mode is not applicable when execution_mode is AT_MOST_ONCE")
-    return behaviour
 
 
 def pop_schedule(options: dict[str, Any]) -> Schedule | None:
@@ -203,10 +189,18 @@ def _check_name(of: str, name: Any, limit: int) -> None:
         raise ValueError(f"The name of {of} has {size:,} bytes; the limit is {limit}: {name[:40]!r}…")
 
 
+def seeded_by(schedule: Schedule, key: str) -> Schedule:
+    """Return *schedule* with *key* as the seed of its `H`, if it uses that. Raises ValueError if it then is never due."""
+    with_seed = seeded(schedule, key)
+    if with_seed is not schedule:
+        check(with_seed)
+    return with_seed
+
+
 @lru_cache(maxsize=CRONS_MAX)
 def _cron(expression: str, zone: str) -> Cron:
     cron = Cron(expression, zone)
-    check(cron)
+    check(seeded_cron(cron, "any"))  # `seeded_by` sets the seed, and checks it
     return cron
 
 

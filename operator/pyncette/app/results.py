@@ -23,7 +23,7 @@ class TaskState:
     task: Task
     """The stored instance; its `extra_args` are the arguments of its next run."""
     scheduled_at: datetime.datetime | None
-    """The next occurrence, or the running one. None: there is no further one."""
+    """The next occurrence, or the running one. None: there is no further one, or it is suspended."""
     locked_until: datetime.datetime | None
     """The end of the lease if it is running, else None."""
     locked_by: Lease | None

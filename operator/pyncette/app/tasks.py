@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, Self, Unpack, cast, overload
 
 import msgspec
 from typing_extensions import ParamSpec
 
-from pyncette.app.behaviour import behaviour_of, closest_failure_mode, policies_of, with_history
+from pyncette.app.behaviour import Behaviour, behaviour_of, policies_of, with_history
 from pyncette.app.defaults import DEFAULTS_OF_1_X, Defaults
 from pyncette.app.handlers import Handler
-from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of
+from pyncette.app.modes import datetime_of
+from pyncette.app.option_attributes import OptionAttributes
 from pyncette.app.options import (
     OF_THE_TASK_ALONE,
     ONE_SCHEDULE,
@@ -23,17 +24,20 @@ from pyncette.app.options import (
     check_instance_name,
     check_task_name,
     encode_args,
+    policy_options,
     pop_args,
-    pop_behaviour,
     pop_schedule,
     read_options,
+    seeded_by,
     shown_as_arguments,
 )
+from pyncette.app.policy_options import check_window, pop_policies, updated
+from pyncette.app.retries import RetriedErrors, refuse_exceptions
 from pyncette.app.signatures import Arguments
 from pyncette.app.typed_options import InstanceOptions
 from pyncette.clock import SECOND, Duration
 from pyncette.core.record import Record, replace
-from pyncette.core.schedule import Cron, Interval, Once, first_after, seeded
+from pyncette.core.schedule import Once, Schedule, first_after
 from pyncette.core.spec import EMPTY_ARGS, Policies, Spec
 from pyncette.core.times import instant_of
 
@@ -55,7 +59,7 @@ P = ParamSpec("P", default=...)
 """The parameters of a handler. The default lets annotations name `Task` alone."""
 
 
-class Task(Generic[P]):
+class Task(OptionAttributes, Generic[P]):
     """
     A handler with its options. It can be called like the handler, whose parameters *P* are.
 
@@ -96,6 +100,8 @@ class Task(Generic[P]):
         if kind in {Kind.STATIC, Kind.INSTANCE} and options.schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the task {name} has none of them")
         check_task_name(name)
+        if kind is Kind.STATIC and options.schedule is not None:
+            options = options._replace(schedule=seeded_by(options.schedule, name))
         if kind is Kind.STATIC and options.arguments is not None:
             options.arguments.check(options.args)
         self._fill(name, func, kind, options, 1 * SECOND, parent_task)
@@ -110,7 +116,7 @@ class Task(Generic[P]):
         parent_task: Task | None = None,
     ) -> None:
         self.name = name
-        self.task_func: Callable[P, Awaitable[None]] = task_func
+        self.task_func: Callable[P, Any] = task_func
         self._kind = kind
         self._on_polled_changed: set[Callable[[], object]] = set()
         """Called when it is enabled or disabled, and when its polled partitions change."""
@@ -174,56 +180,6 @@ class Task(Generic[P]):
         return self._kind is Kind.TEMPLATE
 
     @property
-    def schedule(self) -> str | None:
-        """The cron expression, or None."""
-        schedule = self._options.schedule
-        return schedule.expression if isinstance(schedule, Cron) else None
-
-    @property
-    def interval(self) -> datetime.timedelta | None:
-        schedule = self._options.schedule
-        return schedule.length * A_MICROSECOND if isinstance(schedule, Interval) else None
-
-    @property
-    def execute_at(self) -> datetime.datetime | None:
-        """The due time of a one-off, in UTC, or None."""
-        schedule = self._options.schedule
-        return datetime_of(schedule.at) if isinstance(schedule, Once) else None
-
-    @property
-    def timezone(self) -> str | None:
-        """The time zone of the cron expression; None for UTC."""
-        schedule = self._options.schedule
-        return schedule.zone if isinstance(schedule, Cron) and schedule.zone != "UTC" else None
-
-    @property
-    def fast_forward(self) -> bool:
-        return self._options.behaviour.fast_forward
-
-    @property
-    def failure_mode(self) -> FailureMode:
-        """The failure mode, or the one that is closest to the retry policy."""
-        return closest_failure_mode(self._options.behaviour)
-
-    @property
-    def execution_mode(self) -> ExecutionMode:
-        return self._options.behaviour.execution_mode
-
-    @property
-    def lease_duration(self) -> datetime.timedelta:
-        return self._options.behaviour.lease_duration
-
-    @property
-    def heartbeat(self) -> str:
-        """'cooperative' if the handler renews the lease of a run, 'automatic' if the worker does."""
-        return self._options.behaviour.heartbeat
-
-    @property
-    def extra_args(self) -> dict[str, Any]:
-        """The arguments, as a copy."""
-        return arguments_of(self._options.args)
-
-    @property
     def partition_count(self) -> int:
         """The number of partitions of its instances."""
         return 1
@@ -251,23 +207,34 @@ class Task(Generic[P]):
             self._cached_policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
         return self._cached_policies
 
-    def _own_spec(self, realm: str) -> Spec:
+    def _retry_only(self, errors: RetriedErrors) -> None:
+        """Set the exceptions after which this process calls the handler again."""
+        self._options = self._options._replace(errors=errors)
+
+    @property
+    def _retried_errors(self) -> RetriedErrors:
+        """The exceptions after which this process calls the handler again."""
+        return self._options.errors
+
+    def _own_spec(self) -> Spec:
         """Return the spec of a static task."""
         schedule, args = self._options.schedule, self._options.args
         assert schedule is not None
-        return Spec(seeded(schedule, f"{realm}/{self.name}"), args, with_history(self._policies))
+        return Spec(schedule, args, with_history(self._policies, self._options.behaviour))
 
     def _spec_of(
         self,
         instance_name: str,
         options: Mapping[str, Any],
-        realm: str,
         defaults: msgspec.Raw | None = None,
+        common: Policies | None = None,
     ) -> Spec:
         """
         Return the spec of an instance with *options*.
 
-        Missing options come from the template: each argument, from *defaults* if set, and the schedule. Raises ValueError.
+        Missing options come from the template: each argument, from *defaults* if set, and the schedule. If there are
+        options for policies, the other policies are copied from *common* if set, else from the options of the template.
+        Raises ValueError.
         """
         check_instance_name(instance_name)
         given = dict(options)
@@ -280,27 +247,46 @@ class Task(Generic[P]):
         if schedule is None:
             raise ValueError(f"{ONE_SCHEDULE}; the instance {instance_name!r} has none of them")
         shown = shown_as_arguments(given, self._options.defaults)
-        behaviour = pop_behaviour(given, self._options.behaviour)
-        own = None
-        if behaviour is not self._options.behaviour:
-            own = policies_of(behaviour, self._poll_interval)
+        own = self._own_policies(given, schedule, common)
         arguments = self._options.arguments
         given = as_stored(pop_args(given, self._options.defaults) | shown, arguments)
         if defaults is None:
             defaults = self._options.args
         if defaults is not EMPTY_ARGS:
             given = {**arguments_of(defaults), **given}
-        if isinstance(schedule, Cron):
-            schedule = seeded(schedule, f"{realm}/{self.name}/{instance_name}")
         args = encode_args(given)
         if arguments is not None:
             arguments.check(args)
-        return Spec(schedule, args, own)
+        return Spec(seeded_by(schedule, f"{self.name}/{instance_name}"), args, own)
 
-    def _instance(self, instance_name: str, spec: Spec) -> Task:
-        """Return the instance of this template with *spec*."""
+    def _own_policies(
+        self, options: dict[str, Any], schedule: Schedule, common: Policies | None
+    ) -> Policies | None:
+        """Remove the options for policies from *options*, and return the policies of an instance with them, or None."""
+        given = pop_policies(options, policy_options(self._options.defaults))
+        if given.get("suspend") is False:
+            del given["suspend"]  # the default alone does not keep an instance from following its template
+        behaviour = self._behaviour(common)
+        if not given:
+            check_window(behaviour, schedule)
+            return None
+        refuse_exceptions(given)
+        # The suspension of a template suspends its instances anyway. A copy would outlast it.
+        behaviour = updated(behaviour._replace(suspend=False), given)
+        check_window(behaviour, schedule)
+        return policies_of(behaviour, self._poll_interval)
+
+    def _behaviour(self, policies: Policies | None) -> Behaviour:
+        """Return the options that stand for *policies*; those of this task, if None or its own."""
+        if policies is None or policies is self._policies:
+            return self._options.behaviour
+        return behaviour_of(policies)
+
+    def _instance(self, instance_name: str, spec: Spec, common: Policies | None = None) -> Task:
+        """Return the instance of this template with *spec*; without policies of its own, it has the *common* ones."""
+        stored = self._as_stored(spec, common)
         return Task._from_options(
-            instance_name, self.task_func, Kind.INSTANCE, self._as_stored(spec), self._poll_interval, self
+            instance_name, self.task_func, Kind.INSTANCE, stored, self._poll_interval, self
         )
 
     @overload
@@ -333,7 +319,7 @@ class Task(Generic[P]):
         """
         if self._kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
-        return cast("Task[P]", self._instance(name, self._spec_of(name, options, realm="")))
+        return cast("Task[P]", self._instance(name, self._spec_of(name, options)))
 
     def as_spec(self) -> dict[str, Any]:
         """Return name, schedule and arguments as a JSON-serializable dictionary."""
@@ -358,7 +344,7 @@ class Task(Generic[P]):
             "timezone": task_spec["timezone"],
         }
         name: str = task_spec["name"]
-        return self._instance(name, self._spec_of(name, options, realm=""))
+        return self._instance(name, self._spec_of(name, options))
 
     def get_next_execution(
         self, utc_now: datetime.datetime, last_execution: datetime.datetime | None
@@ -382,18 +368,22 @@ class Task(Generic[P]):
             due = first_after(schedule, after, last)
         return None if due is None else datetime_of(due, schedule)
 
-    def _of_record(self, record: Record) -> Task:
-        """Return the task of *record*: this one, one with the name of a resource, or an instance of either."""
+    def _of_record(self, record: Record, common: Policies | None = None) -> Task:
+        """
+        Return the task of *record*: this one, one with the name of a resource, or an instance of either.
+
+        An instance without policies of its own has the *common* ones of its template.
+        """
         task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
-        return task._instance(record.key.instance, record.spec) if record.key.instance else task
+        return task._instance(record.key.instance, record.spec, common) if record.key.instance else task
 
     @property
     def _arguments(self) -> Arguments | None:
         """The arguments that the handler takes by its signature; None if it takes the context alone."""
         return self._options.arguments
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[None]:
-        """Call the handler without middlewares, for tests."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the handler without middlewares, for tests. A plain function runs in the thread of the caller."""
         return self.task_func(*args, **kwargs)
 
     def __str__(self) -> str:
@@ -404,11 +394,13 @@ class Task(Generic[P]):
 
     def _named(self, name: str, spec: Spec) -> Task:
         return Task._from_options(
-            name, self.task_func, Kind.HANDLER, self._as_stored(spec), self._poll_interval
+            name, self.task_func, Kind.HANDLER, self._as_stored(spec, None), self._poll_interval
         )
 
-    def _as_stored(self, spec: Spec) -> Options:
-        behaviour = self._options.behaviour if spec.policies is None else behaviour_of(spec.policies)
+    def _as_stored(self, spec: Spec, common: Policies | None) -> Options:
+        behaviour = self._behaviour(common if spec.policies is None else spec.policies)
+        if common is not None and common.suspend and not behaviour.suspend:
+            behaviour = behaviour._replace(suspend=True)
         return Options(
             self._options.defaults,
             self.enabled,
@@ -418,6 +410,7 @@ class Task(Generic[P]):
             spec.schedule,
             spec.args,
             self._options.arguments,
+            self._options.errors,
         )
 
 

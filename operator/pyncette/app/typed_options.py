@@ -11,8 +11,10 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Required, TypedDict
 
+from pyncette.app.behaviour import ExhaustionName, HeartbeatName, MissedName, OverlapName
 from pyncette.app.modes import ExecutionMode, FailureMode
 from pyncette.app.options import PartitionSelector
+from pyncette.app.retries import Retry
 
 
 class RunOptions(TypedDict, total=False):
@@ -25,8 +27,34 @@ class RunOptions(TypedDict, total=False):
     execution_mode: ExecutionMode
     lease_duration: datetime.timedelta
     """How long only this run has the instance, unless it is renewed; by default one minute."""
-    heartbeat: Literal["cooperative", "automatic"]
+    heartbeat: HeartbeatName
     """Who renews the lease of a run: the handler, or the worker."""
+    retry: Retry
+    """How often and when a failed attempt is repeated. It replaces `failure_mode`."""
+    on_exhausted: ExhaustionName
+    """What follows when the attempts are exhausted: the next occurrence, a suspension, or that and a dead letter."""
+    timeout: datetime.timedelta | None
+    """How long one run may take. Then it is cancelled, and counts as a TimeoutError."""
+    starting_deadline: datetime.timedelta | None
+    """How late an occurrence may start. Later, it is skipped."""
+    missed: MissedName
+    """Which of several missed occurrences run. It replaces `fast_forward`."""
+    max_catch_up_runs: int | None
+    """With `missed="all"`, how many of them run: the newest."""
+    overlap: OverlapName
+    """What happens to an occurrence that is due while the one before it runs: it waits, runs too, or replaces that."""
+    jitter: datetime.timedelta
+    """The upper bound of a delay that is hashed from the name, and always the same for it."""
+    not_before: datetime.datetime | None
+    """Occurrences before this instant do not count."""
+    not_after: datetime.datetime | None
+    """Occurrences after this instant do not count. An instance is removed after the last one."""
+    suspend: bool
+    """True: nothing new starts, until it is False again."""
+    successful_runs_history_limit: int | None
+    """How many runs that succeeded are kept; by default 3 of a task, and none of an instance."""
+    failed_runs_history_limit: int | None
+    """How many other outcomes are kept; by default 10 of a task, and none of an instance."""
 
 
 class InstanceOptions(RunOptions, total=False):

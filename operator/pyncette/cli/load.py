@@ -20,7 +20,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from pyncette.app.application import Pyncette
 from pyncette.app.context import PyncetteContext, runtime_of
-from pyncette.app.options import BEHAVIOUR, OF_THE_TASK_ALONE
+from pyncette.app.options import OF_THE_TASK_ALONE
+from pyncette.app.policy_options import OLD_POLICIES
 from pyncette.app.process import choose_loop
 from pyncette.app.tasks import Task
 from pyncette.cli.failures import Failure
@@ -54,7 +55,7 @@ LINE_BYTES_MAX: Final = 1 << 20
 HEAD_BYTES: Final = 1 << 16
 """Bytes at the start of the file that, with its length and target, identify an interrupted load."""
 
-NOT_ARGUMENTS: Final = BEHAVIOUR | OF_THE_TASK_ALONE | {"schedule", "interval", "execute_at", "timezone"}
+NOT_ARGUMENTS: Final = OLD_POLICIES | OF_THE_TASK_ALONE | {"schedule", "interval", "execute_at", "timezone"}
 """Names of options in the API, which arguments of an instance cannot have."""
 
 

@@ -181,7 +181,7 @@ def rescheduled(
     unless the schedule is the same: then the next time stays, so that an interval which is scheduled again does run.
 
     No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
-    are withdrawn and not counted. It is refused while the record runs. An occurrence that waits for a retry goes on, with
+    are withdrawn and not counted. A request that ends a suspension counts from *now*. It is refused while the record runs. An occurrence that waits for a retry goes on, with
     the new arguments.
     """
     if started_of(record, record.spec.policies or policies) is not None:
@@ -191,7 +191,9 @@ def rescheduled(
     since = _effective_from(record, None, now)
     due = created(record.key, spec, policies, since).due_at
     replaces = not keep_sooner and spec.schedule != record.spec.schedule
-    kept = None if record.state.exhausted or replaces else record.due_at
+    kept = None if record.state.exhausted or replaces or _ends_suspension(record, spec) else record.due_at
+    if kept is not None and is_outside(policies, kept):
+        kept = None
     if kept is not None and (due is None or kept < due):
         due = kept
         if isinstance(spec.schedule, Once):
@@ -413,6 +415,12 @@ def _resumes(record: Record, spec: Spec, policies: Policies, owner: Owner | None
         before is None or owner.uid != before.uid or owner.generation > before.generation
     )
     return record.state.exhausted and (newer or spec != record.spec)
+
+
+def _ends_suspension(record: Record, spec: Spec) -> bool:
+    """Return whether *record* is suspended, and no longer by *spec*: the times in between are no occurrences."""
+    before, after = record.spec.policies, spec.policies
+    return before is not None and before.suspend and not (after is not None and after.suspend)
 
 
 def _counted_from(schedule: Schedule | None, since: Instant, now: Instant) -> Instant:
