@@ -11,6 +11,7 @@ import yaml
 
 from pyncette import ExecutionMode, Pyncette, Retry
 from pyncette.app.policy_options import POLICIES
+from pyncette.app.retries import stored_retry
 from pyncette.app.typed_options import RunOptions
 from pyncette.mirror.conversion import to_spec
 from pyncette.resources.task import RetryPolicy, TaskSpec
@@ -121,7 +122,7 @@ def test_the_bounds_of_options_are_those_of_a_manifest():
 
 
 def test_the_defaults_of_retry_are_those_of_a_manifest():
-    assert Retry().stored == in_yaml().retry
+    assert stored_retry(Retry()) == in_yaml().retry
     assert msgspec.structs.asdict(in_python().retry) == msgspec.structs.asdict(in_yaml(retryPolicy={}).retry)
 
 
