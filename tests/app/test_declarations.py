@@ -9,6 +9,7 @@ import pytest
 from croniter import CroniterBadCronError
 
 from pyncette import Context, ExecutionMode, FailureMode, Pyncette
+from pyncette.app.tasks import kind_of
 from pyncette.task import PartitionedTask, Task
 from pyncette.utils import with_heartbeat
 
@@ -148,7 +149,7 @@ def test_a_partitioned_task_spreads_its_instances_evenly_by_the_hash_of_their_na
     assert isinstance(task, PartitionedTask)
     assert task.partition_of("hello") == 2
     assert {task.partition_of(f"user-{number}") for number in range(100)} == {0, 1, 2, 3}
-    assert [app.tasks["a_handler"].partition_count, task.polled_partitions] == [4, (0, 1, 2, 3)]
+    assert [app.tasks["a_handler"].partition_count, task._polled_partitions] == [4, (0, 1, 2, 3)]
     assert task.enabled_partitions is None
 
 
@@ -163,24 +164,24 @@ def test_a_selector_returns_the_partition(app):
 def test_a_process_may_poll_only_some_partitions(app):
     task = app.partitioned_task(partition_count=4, enabled_partitions=[3, 1])(a_handler)
 
-    assert task.polled_partitions == (1, 3)
+    assert task._polled_partitions == (1, 3)
 
 
 def test_workers_may_share_the_partitions_out(app):
     task = app.partitioned_task(partition_count=4, enabled_partitions="shared")(a_handler)
 
-    assert task.polled_partitions == (0, 1, 2, 3)
-    assert task.shares_partitions
+    assert task._polled_partitions == (0, 1, 2, 3)
+    assert task._shares_partitions
     with pytest.raises(ValueError, match="must be numbers or 'shared', not 'some'"):
         app.partitioned_task(name="other", partition_count=4, enabled_partitions="some")(a_handler)
 
 
-def test_dynamic_tasks_and_handlers_can_be_named_by_resources_and_static_tasks_cannot(app):
+def test_a_task_knows_the_source_of_its_runs(app):
     static = app.task(interval=A_MINUTE)(a_handler)
     dynamic = app.dynamic_task(name="dynamic")(a_handler)
     handler = app.handler(name="handler")(a_handler)
 
-    assert [task.is_handler for task in (static, dynamic, handler)] == [False, True, True]
+    assert [kind_of(task).value for task in (static, dynamic, handler)] == ["static", "template", "handler"]
 
 
 # --- What is refused -----------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def test_safe_tasks_have_the_heartbeat_and_the_retries_of_a_pyncette_task(safe, 
 
     assert report.heartbeat == "automatic"
     assert report.failure_mode is FailureMode.UNLOCK
-    assert report.policies == Policies(missed=Missed.ALL, max_catch_up=0)
-    assert report.policies.retry == Retry(max_attempts=5)
+    assert report._policies == Policies(missed=Missed.ALL, max_catch_up=0)
+    assert report._policies.retry == Retry(max_attempts=5)
 
 
 def test_options_win_over_safe_defaults(safe):
@@ -54,11 +54,11 @@ def test_options_win_over_safe_defaults(safe):
     async def report(context):
         pass
 
-    assert report.policies.heartbeat is Heartbeat.COOPERATIVE
-    assert report.policies.retry == Retry(max_attempts=0, wait_for_lease=True)
+    assert report._policies.heartbeat is Heartbeat.COOPERATIVE
+    assert report._policies.retry == Retry(max_attempts=0, wait_for_lease=True)
     assert report.failure_mode is FailureMode.NONE
 
-    instance = report.spec_of("ada", {"interval": seconds(1), "failure_mode": FailureMode.COMMIT})
+    instance = report._spec_of("ada", {"interval": seconds(1), "failure_mode": FailureMode.COMMIT})
     assert instance.policies.retry == Retry(max_attempts=1, count_takeovers=False)
 
 
@@ -67,7 +67,7 @@ def test_a_safe_task_can_run_at_most_once(safe):
     async def tweet(context):
         pass
 
-    assert tweet.policies.mode is Mode.AT_MOST_ONCE
+    assert tweet._policies.mode is Mode.AT_MOST_ONCE
 
 
 async def test_a_failing_safe_task_is_retried_with_backoff_five_times(safe, clock):

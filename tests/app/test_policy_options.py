@@ -55,7 +55,7 @@ def template(app):
 
 
 def own_policies(template, **options):
-    return template.spec_of("ada", options).policies
+    return template._spec_of("ada", options).policies
 
 
 # --- What is read --------------------------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ def test_at_most_once_runs_overlap_unless_the_task_says_otherwise(app):
         name="b", interval=seconds(5), execution_mode=ExecutionMode.AT_MOST_ONCE, overlap="forbid"
     )(a_handler)
 
-    assert allow.policies.overlap is Overlap.ALLOW
-    assert forbid.policies.overlap is Overlap.FORBID
+    assert allow._policies.overlap is Overlap.ALLOW
+    assert forbid._policies.overlap is Overlap.FORBID
 
 
 def test_retry_is_public():
@@ -225,7 +225,7 @@ def test_a_one_off_outside_of_the_window_is_refused(app, at):
     template = app.dynamic_task(not_before=JUNE)(a_handler)
 
     with pytest.raises(ValueError, match="execute_at lies outside of not_before and not_after"):
-        template.spec_of("ada", {"execute_at": at, "not_after": JULY})
+        template._spec_of("ada", {"execute_at": at, "not_after": JULY})
 
 
 # --- Overriding a template -----------------------------------------------------------------------------------------------
@@ -237,8 +237,10 @@ def test_an_instance_replaces_policies_field_by_field(app):
     )(a_handler)
 
     assert own_policies(template) is None
-    assert own_policies(template, timeout=seconds(3)) == replace(template.policies, active_deadline=3_000_000)
-    assert own_policies(template, not_after=None) == replace(template.policies, not_after=None)
+    assert own_policies(template, timeout=seconds(3)) == replace(
+        template._policies, active_deadline=3_000_000
+    )
+    assert own_policies(template, not_after=None) == replace(template._policies, not_after=None)
     assert own_policies(template, fast_forward=True).missed is Missed.FAST_FORWARD
     assert own_policies(template, failure_mode=FailureMode.COMMIT).retry == StoredRetry(
         max_attempts=1, count_takeovers=False
@@ -268,14 +270,14 @@ def test_an_instance_can_run_at_most_once_although_its_template_retries(app):
 def test_the_fields_of_a_resource_are_the_template_of_an_instance(template):
     common = Policies(missed=Missed.SKIP, retry=StoredRetry(max_attempts=2), suspend=True)
 
-    own = template.spec_of("ada", {"timeout": seconds(3)}, None, common).policies
+    own = template._spec_of("ada", {"timeout": seconds(3)}, None, common).policies
 
     assert own == replace(common, active_deadline=3_000_000, suspend=False)
 
 
 def test_suspend_false_alone_makes_no_policies_of_its_own(template):
     assert own_policies(template, suspend=False) is None
-    assert own_policies(template, suspend=True) == replace(template.policies, suspend=True)
+    assert own_policies(template, suspend=True) == replace(template._policies, suspend=True)
 
 
 def test_the_suspension_of_a_template_is_not_copied(app):
@@ -293,11 +295,11 @@ def test_a_module_of_1_x_that_uses_the_name_as_an_argument_still_gets_it(memory,
     app = Pyncette(memory)
     task = app.task(interval=seconds(5), **{name: "mine"})(a_handler)
     template = app.dynamic_task(name="template")(a_handler)
-    instance = template.spec_of("ada", {"interval": seconds(5), name: "mine"})
+    instance = template._spec_of("ada", {"interval": seconds(5), name: "mine"})
 
     assert task.extra_args == {name: "mine"}
-    assert task.policies == template.policies
-    assert template.instance("ada", instance).extra_args == {name: "mine"}
+    assert task._policies == template._policies
+    assert template._instance("ada", instance).extra_args == {name: "mine"}
     assert instance.policies is None
 
 

@@ -59,7 +59,7 @@ def in_yaml(**fields):
 
 def in_python(**options):
     declared = Pyncette(defaults="safe").task(schedule="0 9 * * *", **options)(a_handler)
-    return declared.own_spec().policies
+    return declared._own_spec().policies
 
 
 def differences(policies, from_):
@@ -78,12 +78,12 @@ def test_a_row_means_the_same_in_yaml_and_in_python(row):
 @pytest.mark.parametrize("row", [row for row in ROWS if "max_concurrent_runs" not in row.options], ids=str)
 def test_an_instance_takes_the_policies_of_a_row_and_gives_them_back(row):
     template = Pyncette(defaults="safe").dynamic_task()(a_handler)
-    spec = template.spec_of("ada", {"schedule": "0 9 * * *", **row.options})
+    spec = template._spec_of("ada", {"schedule": "0 9 * * *", **row.options})
 
     declared = Pyncette(defaults="safe").dynamic_task(**row.options)(a_handler)
-    stored = template.instance("ada", spec)
+    stored = template._instance("ada", spec)
 
-    assert spec.policies in {declared.policies, None}
+    assert spec.policies in {declared._policies, None}
     assert {name: getattr(stored, name) for name in row.options} == row.options
 
 

@@ -178,7 +178,7 @@ def test_partitions_chosen_later_are_checked(enabled):
     with pytest.raises(ValueError, match="enabled_partitions"):
         task.enabled_partitions = enabled
 
-    assert task.polled_partitions == (1,)
+    assert task._polled_partitions == (1,)
 
 
 # --- Decorators ----------------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ class Pyncette:
 
         def decorator(func: Handler) -> Task[Any]:
             name, handler = _named(func, options)
-            return self._declare(Task.declared(name, handler, Kind.STATIC, options, self.defaults))
+            return self._declare(Task._of_declaration(name, handler, Kind.STATIC, options, self.defaults))
 
         return decorator
 
@@ -153,7 +153,7 @@ class Pyncette:
 
         def decorator(func: Handler) -> Task[Any]:
             name, handler = _named(func, options)
-            return self._declare(Task.declared(name, handler, Kind.TEMPLATE, options, self.defaults))
+            return self._declare(Task._of_declaration(name, handler, Kind.TEMPLATE, options, self.defaults))
 
         return decorator
 
@@ -200,8 +200,8 @@ class Pyncette:
 
         def decorator(func: Handler) -> PartitionedTask[Any]:
             name, handler = _named(func, options)
-            task = PartitionedTask.declared(name, handler, Kind.TEMPLATE, options, self.defaults)
-            task.spread(partition_count, partition_selector, enabled_partitions)
+            task = PartitionedTask._of_declaration(name, handler, Kind.TEMPLATE, options, self.defaults)
+            task._spread(partition_count, partition_selector, enabled_partitions)
             self._declare(task)
             return task
 
@@ -220,8 +220,8 @@ class Pyncette:
         def decorator(func: Handler) -> Task[Any]:
             handler = _handler(func)
             task_name = _name_of(handler, name, "task")
-            task = Task.declared(task_name, handler, Kind.HANDLER, {}, self.defaults)
-            task.retry_only(errors)
+            task = Task._of_declaration(task_name, handler, Kind.HANDLER, {}, self.defaults)
+            task._retry_only(errors)
             return self._declare(task)
 
         return decorator
@@ -338,11 +338,11 @@ class Pyncette:
 
     def _declare(self, task: Task) -> Task:
         check_task_name(task.name)
-        check_handler(task.task_func, arguments=() if task.arguments is None else task.arguments.names)
+        check_handler(task.task_func, arguments=() if task._arguments is None else task._arguments.names)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
         warn_if_plain(task.task_func)
-        task.adopt(self._interval)
+        task._adopt(self._interval)
         self.tasks[task.name] = task
         return task
 

@@ -104,7 +104,7 @@ class Instances:
         template = template_key(self._realm, task.name)
         rules = guarded_by_count(template, task.partition_count, {request.key: _scheduling(request, edit)})
         answers = await self._ledger.apply(rules)
-        instance = task.instance(name, request.spec, request.policies)
+        instance = task._instance(name, request.spec, request.policies)
         _refuse(instance, answers[request.key])
         return instance
 
@@ -112,13 +112,13 @@ class Instances:
         """Remove an instance, or the record of a task with a schedule of its own, if it exists."""
         task, key = self._find(task, name)
         await self._ledger.apply({key: withdrawal(self._templates.common(task).policies)})
-        if task.kind is Kind.STATIC and task.policies.max_concurrent:
+        if task._kind is Kind.STATIC and task._policies.max_concurrent:
             permits = permit_partition(self._realm, task.name, task.name)
             await remove_permits(self._ledger.store, permits, task.name, await self._ledger.now())
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return the state of an instance, or of a task with a schedule of its own; None if it does not exist."""
-        if name is not None and task.kind is not Kind.TEMPLATE:
+        if name is not None and task._kind is not Kind.TEMPLATE:
             if task.parent_task is not None:
                 raise ValueError(
                     f"Cannot provide instance_name with already-instantiated dynamic task; {task} is an instance itself"
@@ -174,7 +174,7 @@ class Instances:
 
     async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
         """Return at most *limit* instances, and the token of the next page."""
-        if task.kind is not Kind.TEMPLATE:
+        if task._kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         self._templates.require_served(task)
         limit = self._page_size if limit is None else limit
@@ -199,7 +199,7 @@ class Instances:
     def _request(self, task: Task, name: str, options: Mapping[str, Any]) -> InstanceRequest:
         self._templates.require_served(task)
         common = self._templates.common(task)
-        spec = task.spec_of(name, options, common.args, common.policies)
+        spec = task._spec_of(name, options, common.args, common.policies)
         partition = Partition(self._realm, task.name, task.partition_of(name))
         return InstanceRequest(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
 
@@ -212,7 +212,7 @@ class Instances:
         """Return the task and the key of a record: of an instance, by template and name or by itself, or of a static task."""
         if task.parent_task is not None:
             task, name = task.parent_task, task.name
-        if task.kind is Kind.STATIC and name is None:
+        if task._kind is Kind.STATIC and name is None:
             return task, Key(Partition(self._realm, task.name), task.name)
         _require_template(task)
         if name is None:
@@ -430,7 +430,7 @@ def refusal_if_over(spec: Spec, policies: Policies, now: Instant) -> ValueError 
 
 
 def _scheduled(task: Task, request: InstanceRequest, answer: Any) -> InstanceResult:
-    instance = task.instance(request.name, request.spec, request.policies)
+    instance = task._instance(request.name, request.spec, request.policies)
     if answer is None:
         return InstanceResult(request.name, instance, None)
     return InstanceResult(
@@ -455,7 +455,7 @@ def _error(answer: Any) -> Exception | None:
 
 def _state(task: Task, record: Record, now: Instant, common: Policies) -> TaskState:
     lease = record.lease if record.is_leased(now) else None
-    stored = task.of_record(record, common)
+    stored = task._of_record(record, common)
     in_progress = record.attempt or record.state.started is not None
     due = None if stored.suspend and not in_progress else record.due_at
     return TaskState(
@@ -472,7 +472,7 @@ def _is_instance(key: Key) -> bool:
 
 
 def _require_template(task: Task) -> None:
-    if task.kind is not Kind.TEMPLATE:
+    if task._kind is not Kind.TEMPLATE:
         raise ValueError(f"Cannot instantiate a non-dynamic task; {task} has no instances")
 
 

@@ -27,9 +27,9 @@ class PartitionedTask(Task[P]):
         **options: Any,
     ) -> None:
         super().__init__(**options, dynamic=True)
-        self.spread(partition_count, partition_selector, enabled_partitions)
+        self._spread(partition_count, partition_selector, enabled_partitions)
 
-    def spread(
+    def _spread(
         self,
         partition_count: int,
         partition_selector: PartitionSelector | None,
@@ -71,7 +71,7 @@ class PartitionedTask(Task[P]):
         self._polled = polled
         self._notify()
 
-    def prefix_of(self, instance_name: str) -> str:
+    def _prefix_of(self, instance_name: str) -> str:
         try:
             return f"{self.name}:{self.partition_of(instance_name)}"
         except Exception:  # noqa: BLE001 - a selector may raise anything, and errors about the instance need its name
@@ -82,11 +82,11 @@ class PartitionedTask(Task[P]):
         return self._partition_count
 
     @property
-    def polled_partitions(self) -> Sequence[int]:
+    def _polled_partitions(self) -> Sequence[int]:
         return self._polled
 
     @property
-    def shares_partitions(self) -> bool:
+    def _shares_partitions(self) -> bool:
         return self._enabled_partitions == SHARED
 
     def partition_of(self, instance_name: str) -> int:

@@ -39,7 +39,7 @@ class TaskRegistration:
         self._realm = realm
         self._polled: Sequence[int] = ()
         self._partitions: Sequence[Partition] = ()
-        self._call = wrapped(with_arguments(task.task_func, task.arguments, _stored_args), middlewares)
+        self._call = wrapped(with_arguments(task.task_func, task._arguments, _stored_args), middlewares)
         self._templates = templates
 
     @property
@@ -50,7 +50,7 @@ class TaskRegistration:
     def partitions(self) -> Sequence[Partition]:
         if not self.task.enabled or not self._templates.is_served(self.task):
             return ()
-        polled = self.task.polled_partitions
+        polled = self.task._polled_partitions
         if polled is not self._polled:  # rebuilt only when they are set, since each poll reads them
             self._polled = polled
             self._partitions = [Partition(self._realm, self.task.name, number) for number in polled]
@@ -66,21 +66,21 @@ class TaskRegistration:
 
     @property
     def shared_among(self) -> int:
-        return self.task.partition_count if self.task.shares_partitions else 0
+        return self.task.partition_count if self.task._shares_partitions else 0
 
     def run(self, occurrence: Occurrence) -> Coroutine[Any, Any, None]:
         return self._call(self._context_of(self, occurrence))
 
     def retries(self, error: BaseException) -> bool:
-        return self.task.retried_errors.include(error)
+        return self.task._retried_errors.include(error)
 
     def task_for(self, record: Record) -> Task:
         """Return the task of *record*."""
-        return self.task.of_record(record, self.policies)
+        return self.task._of_record(record, self.policies)
 
 
 def _stored_args(context: Any) -> msgspec.Raw:
-    args: msgspec.Raw = context._held.record.spec.args  # noqa: SLF001 - a context of this app
+    args: msgspec.Raw = context._held.record.spec.args
     return args
 
 

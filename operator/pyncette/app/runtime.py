@@ -18,8 +18,9 @@ from pyncette.app.handlers import Middleware
 from pyncette.app.instances import Instances, declaration, first_declaration, refusal_if_over
 from pyncette.app.modes import A_MICROSECOND, datetime_of
 from pyncette.app.registration import ContextOf, TaskRegistration
-from pyncette.app.tasks import Kind, Task
+from pyncette.app.tasks import Kind, Task, schema_of
 from pyncette.app.templates import Templates
+from pyncette.coordination.argument_schemas import publication, schema_key
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
@@ -97,7 +98,7 @@ class Runtime:
         if app.outcome_listeners:
             ledger.on_ended(self._ended)
             for task in app.tasks.values():
-                if task.kind is not Kind.HANDLER:  # the tasks of a handler come from resources
+                if task._kind is not Kind.HANDLER:  # the tasks of a handler come from resources
                     self._registered(realm, task.name)
 
     async def run(self, app_context: Any, contexts_of: ContextsOf) -> None:
@@ -155,7 +156,7 @@ class Runtime:
 
     async def declare_tasks(self) -> None:
         """
-        Store the declared tasks, if they differ from the stored ones.
+        Store the declared tasks, and the schemas of their arguments, if they differ from the stored ones.
 
         If the instances of a template are stored in a different number of partitions, only that template is refused: this
         process neither claims nor schedules its instances.
@@ -163,14 +164,18 @@ class Runtime:
         rules = {}
         for task in self.app.tasks.values():
             key = Key(Partition(self.realm, task.name), task.name)
-            if task.kind is Kind.STATIC:
-                spec = task.own_spec()
+            if task._kind is Kind.STATIC:
+                spec = task._own_spec()
                 assert spec.policies is not None
                 self._warn_if_over(spec, spec.policies)
                 rules[key] = declaration(key, spec, spec.policies)
-            elif task.kind is Kind.TEMPLATE:
+            elif task._kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
-                rules[key] = first_declaration(key, spec, task.policies)
+                rules[key] = first_declaration(key, spec, task._policies)
+        for task in self.app.tasks.values():
+            if task._kind in {Kind.TEMPLATE, Kind.HANDLER}:  # a manifest can name it
+                key = schema_key(self.realm, task.name)
+                rules[key] = publication(self.realm, task.name, schema_of(task))
         await self.ledger.apply(rules)
         await self.read_templates()
         await self._remove_permits()
@@ -181,7 +186,7 @@ class Runtime:
         unlimited = {
             permit_partition(self.realm, task.name, task.name): task.name
             for task in self.app.tasks.values()
-            if task.kind is not Kind.HANDLER and not self._templates.common(task).policies.max_concurrent
+            if task._kind is not Kind.HANDLER and not self._templates.common(task).policies.max_concurrent
         }
         if not unlimited:
             return
@@ -263,7 +268,7 @@ class Runtime:
             worker.poll_soon()
 
         for task in tasks:
-            task.on_polled_changed.add(poll_soon)
+            task._on_polled_changed.add(poll_soon)
         self._templates.refusals_changed = refusals_changed
         try:
             async with self._following_tasks():
@@ -271,7 +276,7 @@ class Runtime:
         finally:
             self._templates.refusals_changed = None
             for task in tasks:
-                task.on_polled_changed.discard(poll_soon)
+                task._on_polled_changed.discard(poll_soon)
 
     def _registered(self, realm: str, task: str) -> None:
         for listener in self.app.outcome_listeners:
@@ -279,7 +284,7 @@ class Runtime:
 
     def _lost(self, realm: str, task: str) -> None:
         known = self.app.tasks.get(task)
-        if known is not None and known.kind is not Kind.HANDLER:  # declared tasks are never lost
+        if known is not None and known._kind is not Kind.HANDLER:  # declared tasks are never lost
             return
         for listener in self.app.outcome_listeners:
             listener.lost(realm, task)
@@ -294,7 +299,7 @@ class Runtime:
             return None
         holder, slots, *_ = self._settings
         counts = {
-            task.name: task.partition_count for task in self.app.tasks.values() if task.kind is Kind.TEMPLATE
+            task.name: task.partition_count for task in self.app.tasks.values() if task._kind is Kind.TEMPLATE
         }
         member = Member(
             holder,

@@ -82,12 +82,12 @@ class Task(OptionAttributes, Generic[P]):
         self._declare(name, func, kind, read_options(options, DEFAULTS_OF_1_X, func), parent_task)
 
     @classmethod
-    def declared(
+    def _of_declaration(
         cls, name: str, func: Handler, kind: Kind, options: Mapping[str, Any], defaults: Defaults
     ) -> Self:
         """Create a task from the *options* of a decorator, read by the *defaults* of its app. Raises ValueError."""
         task = cls.__new__(cls)
-        task._declare(name, func, kind, read_options(options, defaults, func))  # noqa: SLF001 - it is one of this class
+        task._declare(name, func, kind, read_options(options, defaults, func))
         return task
 
     def _declare(
@@ -117,8 +117,8 @@ class Task(OptionAttributes, Generic[P]):
     ) -> None:
         self.name = name
         self.task_func: Callable[P, Awaitable[None]] = task_func
-        self.kind = kind
-        self.on_polled_changed: set[Callable[[], object]] = set()
+        self._kind = kind
+        self._on_polled_changed: set[Callable[[], object]] = set()
         """Called when it is enabled or disabled, and when its polled partitions change."""
         self._enabled = options.enabled
         self.concurrency_limit = options.concurrency_limit
@@ -127,10 +127,10 @@ class Task(OptionAttributes, Generic[P]):
         """The template of an instance, else None."""
         self._options = options
         self._poll_interval = poll_interval
-        self._policies: Policies | None = None
+        self._cached_policies: Policies | None = None
 
     @staticmethod
-    def from_options(
+    def _from_options(
         name: str,
         task_func: Handler,
         kind: Kind,
@@ -140,13 +140,13 @@ class Task(OptionAttributes, Generic[P]):
     ) -> Task:
         """Create a task from checked options."""
         task = Task.__new__(Task)
-        task._fill(name, task_func, kind, options, poll_interval, parent_task)  # noqa: SLF001 - it is one of this class
+        task._fill(name, task_func, kind, options, poll_interval, parent_task)
         return task
 
-    def adopt(self, poll_interval: Duration) -> None:
+    def _adopt(self, poll_interval: Duration) -> None:
         """Set the delay before a released run is retried: the *poll_interval* of the app."""
         self._poll_interval = poll_interval
-        self._policies = None
+        self._cached_policies = None
 
     @property
     def enabled(self) -> bool:
@@ -159,7 +159,7 @@ class Task(OptionAttributes, Generic[P]):
         self._notify()
 
     def _notify(self) -> None:
-        for listener in self.on_polled_changed:
+        for listener in self._on_polled_changed:
             listener()
 
     @property
@@ -167,9 +167,9 @@ class Task(OptionAttributes, Generic[P]):
         """A unique name. That of an instance includes its template, and its partition if there are several."""
         if self.parent_task is None:
             return self.name
-        return f"{self.parent_task.prefix_of(self.name)}:{self.name}"
+        return f"{self.parent_task._prefix_of(self.name)}:{self.name}"
 
-    def prefix_of(self, instance_name: str) -> str:
+    def _prefix_of(self, instance_name: str) -> str:
         """Return the prefix of an instance's canonical name."""
         del instance_name
         return self.name
@@ -177,12 +177,7 @@ class Task(OptionAttributes, Generic[P]):
     @property
     def dynamic(self) -> bool:
         """True for a template."""
-        return self.kind is Kind.TEMPLATE
-
-    @property
-    def is_handler(self) -> bool:
-        """True if a PyncetteTask can name it as its handler."""
-        return self.kind in {Kind.TEMPLATE, Kind.HANDLER}
+        return self._kind is Kind.TEMPLATE
 
     @property
     def partition_count(self) -> int:
@@ -190,12 +185,12 @@ class Task(OptionAttributes, Generic[P]):
         return 1
 
     @property
-    def polled_partitions(self) -> Sequence[int]:
+    def _polled_partitions(self) -> Sequence[int]:
         """The partitions that this process claims from."""
         return (0,)
 
     @property
-    def shares_partitions(self) -> bool:
+    def _shares_partitions(self) -> bool:
         """True if partitions are assigned to the running workers."""
         return False
 
@@ -205,29 +200,29 @@ class Task(OptionAttributes, Generic[P]):
         return 0
 
     @property
-    def policies(self) -> Policies:
+    def _policies(self) -> Policies:
         """The policies of records that have none of their own."""
-        if self._policies is None:
+        if self._cached_policies is None:
             policies = policies_of(self._options.behaviour, self._poll_interval)
-            self._policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
-        return self._policies
+            self._cached_policies = replace(policies, max_concurrent=self.max_concurrent_runs or 0)
+        return self._cached_policies
 
-    def retry_only(self, errors: RetriedErrors) -> None:
+    def _retry_only(self, errors: RetriedErrors) -> None:
         """Set the exceptions after which this process calls the handler again."""
         self._options = self._options._replace(errors=errors)
 
     @property
-    def retried_errors(self) -> RetriedErrors:
+    def _retried_errors(self) -> RetriedErrors:
         """The exceptions after which this process calls the handler again."""
         return self._options.errors
 
-    def own_spec(self) -> Spec:
+    def _own_spec(self) -> Spec:
         """Return the spec of a static task."""
         schedule, args = self._options.schedule, self._options.args
         assert schedule is not None
-        return Spec(schedule, args, with_history(self.policies, self._options.behaviour))
+        return Spec(schedule, args, with_history(self._policies, self._options.behaviour))
 
-    def spec_of(
+    def _spec_of(
         self,
         instance_name: str,
         options: Mapping[str, Any],
@@ -287,10 +282,10 @@ class Task(OptionAttributes, Generic[P]):
             return self._options.behaviour
         return behaviour_of(policies)
 
-    def instance(self, instance_name: str, spec: Spec, common: Policies | None = None) -> Task:
+    def _instance(self, instance_name: str, spec: Spec, common: Policies | None = None) -> Task:
         """Return the instance of this template with *spec*; without policies of its own, it has the *common* ones."""
         stored = self._as_stored(spec, common)
-        return Task.from_options(
+        return Task._from_options(
             instance_name, self.task_func, Kind.INSTANCE, stored, self._poll_interval, self
         )
 
@@ -322,9 +317,9 @@ class Task(OptionAttributes, Generic[P]):
 
         Pass it to `get_task` or `unschedule_task`. Raises ValueError for invalid options.
         """
-        if self.kind is not Kind.TEMPLATE:
+        if self._kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot instantiate a non-dynamic task; {self} has no instances")
-        return cast("Task[P]", self.instance(name, self.spec_of(name, options)))
+        return cast("Task[P]", self._instance(name, self._spec_of(name, options)))
 
     def as_spec(self) -> dict[str, Any]:
         """Return name, schedule and arguments as a JSON-serializable dictionary."""
@@ -349,7 +344,7 @@ class Task(OptionAttributes, Generic[P]):
             "timezone": task_spec["timezone"],
         }
         name: str = task_spec["name"]
-        return self.instance(name, self.spec_of(name, options))
+        return self._instance(name, self._spec_of(name, options))
 
     def get_next_execution(
         self, utc_now: datetime.datetime, last_execution: datetime.datetime | None
@@ -373,19 +368,19 @@ class Task(OptionAttributes, Generic[P]):
             due = first_after(schedule, after, last)
         return None if due is None else datetime_of(due, schedule)
 
-    def of_record(self, record: Record, common: Policies | None = None) -> Task:
+    def _of_record(self, record: Record, common: Policies | None = None) -> Task:
         """
         Return the task of *record*: this one, one with the name of a resource, or an instance of either.
 
         An instance without policies of its own has the *common* ones of its template.
         """
         # A resource may have the name of its handler, or that of a template.
-        is_own = record.key.task == self.name and (self.kind is Kind.STATIC or record.key.instance)
+        is_own = record.key.task == self.name and (self._kind is Kind.STATIC or record.key.instance)
         task = self if is_own else self._named(record.key.task, record.spec)
-        return task.instance(record.key.instance, record.spec, common) if record.key.instance else task
+        return task._instance(record.key.instance, record.spec, common) if record.key.instance else task
 
     @property
-    def arguments(self) -> Arguments | None:
+    def _arguments(self) -> Arguments | None:
         """The arguments that the handler takes by its signature; None if it takes the context alone."""
         return self._options.arguments
 
@@ -397,10 +392,10 @@ class Task(OptionAttributes, Generic[P]):
         return self.canonical_name
 
     def __repr__(self) -> str:
-        return f"<{self.kind.value.capitalize()} task {self}>"
+        return f"<{self._kind.value.capitalize()} task {self}>"
 
     def _named(self, name: str, spec: Spec) -> Task:
-        return Task.from_options(
+        return Task._from_options(
             name, self.task_func, Kind.HANDLER, self._as_stored(spec, None), self._poll_interval
         )
 
@@ -419,3 +414,13 @@ class Task(OptionAttributes, Generic[P]):
             self._options.arguments,
             self._options.errors,
         )
+
+
+def kind_of(task: Task) -> Kind:
+    """Return the source of the runs of *task*, for the commands: it is not for task modules."""
+    return task._kind
+
+
+def schema_of(task: Task) -> dict[str, Any] | None:
+    """Return the JSON schema of the arguments that the handler of *task* takes; None if its signature does not say."""
+    return None if task._arguments is None else task._arguments.schema()

@@ -51,7 +51,7 @@ class Templates:
         self._ledger = ledger
         self._realm = realm
         self._holder = holder
-        self._by_key = {template_key(realm, task.name): task for task in tasks if task.kind is Kind.TEMPLATE}
+        self._by_key = {template_key(realm, task.name): task for task in tasks if task._kind is Kind.TEMPLATE}
         self._of_resources: dict[str, Common] = {}
         """By the name of the template. The fields of a resource override the options of the decorator."""
         self._mismatches: dict[str, Mismatch] = {}
@@ -68,7 +68,7 @@ class Templates:
 
     def common(self, task: Task) -> Common:
         """Return the shared options of the instances of *task*."""
-        return self._of_resources.get(task.name) or Common(task.policies, None)
+        return self._of_resources.get(task.name) or Common(task._policies, None)
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ def _is_of_a_resource(record: Record) -> bool:
 
 
 def _common(task: Task, record: Record) -> Common:
-    policies = record.spec.policies or task.policies
+    policies = record.spec.policies or task._policies
     if record.state.withdrawn_at is not None:  # the resource was deleted: its instances stay, but do not run
         policies = replace(policies, suspend=True)
     return Common(policies, _args(task, record))

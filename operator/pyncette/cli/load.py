@@ -23,7 +23,7 @@ from pyncette.app.context import PyncetteContext
 from pyncette.app.options import OF_THE_TASK_ALONE
 from pyncette.app.policy_options import OLD_POLICIES
 from pyncette.app.process import choose_loop
-from pyncette.app.tasks import Kind, Task
+from pyncette.app.tasks import Task
 from pyncette.cli.failures import Failure
 from pyncette.cli.modules import Target, load_app
 from pyncette.cli.settings import Settings
@@ -288,8 +288,8 @@ def _is_zone(name: str) -> bool:
 
 def _template(app: Pyncette, name: str) -> Task:
     task = app.tasks.get(name)
-    templates = [other.name for other in app.tasks.values() if other.kind is Kind.TEMPLATE]
-    if task is not None and task.kind is Kind.TEMPLATE:
+    templates = [other.name for other in app.tasks.values() if other.dynamic]
+    if task is not None and task.dynamic:
         return task
     problem = "is not a dynamic task" if task is not None else "not found in the module"
     known = (

@@ -20,7 +20,7 @@ from pyncette.app.application import Pyncette
 from pyncette.app.context import Context, NextFunc, runtime_of
 from pyncette.app.handlers import place_of
 from pyncette.app.process import choose_loop, run_context
-from pyncette.app.tasks import Task
+from pyncette.app.tasks import Task, kind_of, schema_of
 from pyncette.cli.dev.events import (
     TEXT_CHARACTERS_MAX,
     Declared,
@@ -97,7 +97,9 @@ def _declared(task: Task) -> Declared:
     schedule = None
     if task.schedule is not None:
         schedule = seeded_cron(Cron(task.schedule, task.timezone or "UTC"), task.name)
-    return Declared(task.name, task.kind.value, task.partition_count, schedule, file, line)
+    return Declared(
+        task.name, kind_of(task).value, task.partition_count, schedule, file, line, schema_of(task)
+    )
 
 
 def run(app: Pyncette, orders: Orders, events: Events) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -27,6 +27,8 @@ class Declared(msgspec.Struct, frozen=True):
     file: str = ""
     line: int = 0
     """Where its handler is defined; empty: the place is unknown."""
+    schema: dict[str, Any] | None = None
+    """The JSON schema of its arguments; None if it takes any."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -43,6 +45,11 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     def templates(self) -> Mapping[str, int]:
         """The handlers that manifests of dynamic tasks may name, with their partition counts."""
         return {task.name: task.partitions for task in self.tasks if task.kind == "template"}
+
+    @property
+    def schemas(self) -> Mapping[str, dict[str, Any]]:
+        """The JSON schemas of the arguments of handlers that say what they take."""
+        return {task.name: task.schema for task in self.tasks if task.schema is not None}
 
     @property
     def others(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pyncette.cli.dev.events import Loaded
 from pyncette.cli.dev.schedule_notes import notes_on_manifests, notes_on_module
@@ -16,6 +16,7 @@ from pyncette.clock import Instant
 from pyncette.core.schedule import check_ahead
 from pyncette.errors import ConfigurationError
 from pyncette.mirror.conversion import DesiredRecord, desired_record_of, to_key
+from pyncette.resources.argument_problems import argument_problems
 from pyncette.resources.manifests import Manifest, Manifests, Remark, load, unknown_handlers
 from pyncette.resources.reading import not_dynamic, other_partitions
 from pyncette.resources.task import PyncetteTask
@@ -112,13 +113,14 @@ class Folder:
         misfits = {remark.place for remark in unknown}
         fit = [item for item in loaded.tasks if item.place("spec", "handler") not in misfits]
         fit, other = (fit, []) if declared is None else _of_their_templates(fit, declared.templates)
+        fit, invalid = (fit, []) if declared is None else _with_valid_arguments(fit, declared.schemas)
         fit, twins = _one_of_each_name(fit)
         desired_records = [
             (item, desired_record_of(item.resource, REALM, _written_at(item.source.file, now)))
             for item in fit
         ]
         over = _over_before_they_were_written(desired_records)
-        problems = (*loaded.problems, *unknown, *other, *twins, *over)
+        problems = (*loaded.problems, *unknown, *other, *invalid, *twins, *over)
         keep = self._keep(loaded, problems)
         late = {remark.place for remark in over}
         records = tuple(
@@ -174,6 +176,23 @@ def _of_their_templates(
         else:
             fit.append(item)
     return fit, misfits
+
+
+def _with_valid_arguments(
+    tasks: Sequence[Manifest[PyncetteTask]], schemas: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Manifest[PyncetteTask]], list[Remark]]:
+    """Refuse a task whose arguments do not fit its handler. Those of a dynamic task are defaults, and may be incomplete."""
+    fit, problems = [], []
+    for item in tasks:
+        spec = item.resource.spec
+        schema = schemas.get(spec.handler)
+        found = (
+            [] if schema is None else argument_problems(schema, spec.args or {}, complete=not spec.dynamic)
+        )
+        problems += [Remark(item.place("spec", "args", *each.path), str(each)) for each in found]
+        if not found:
+            fit.append(item)
+    return fit, problems
 
 
 def _one_of_each_name(
