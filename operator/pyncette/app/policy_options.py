@@ -48,8 +48,8 @@ def updated(behaviour: Behaviour, given: Mapping[str, Any]) -> Behaviour:
     """
     Return *behaviour* with the *given* options for policies, from `pop_policies`.
 
-    Each replaces its own field alone, except that `missed` replaces `fast_forward` with `max_catch_up_runs`, that `retry`
-    replaces `failure_mode`, and vice versa. Raises ValueError if the result contradicts itself.
+    Each replaces its own field alone, with two exceptions: `retry` and `failure_mode` replace each other, and so do `missed`
+    and `fast_forward`, with `max_catch_up_runs`. Raises ValueError if the result contradicts itself.
     """
     if not given:
         return behaviour
@@ -61,7 +61,7 @@ def updated(behaviour: Behaviour, given: Mapping[str, Any]) -> Behaviour:
     if "missed" in given:
         fields = {"fast_forward": False, "max_catch_up_runs": None} | fields
     if "fast_forward" in given:
-        fields |= {"missed": None}
+        fields = {"missed": None, "max_catch_up_runs": None} | fields
     after = behaviour._replace(**fields)
     if after.execution_mode is ExecutionMode.AT_MOST_ONCE:
         _check_at_most_once(after, given)
