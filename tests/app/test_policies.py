@@ -5,10 +5,16 @@ from datetime import timedelta
 import pytest
 
 from pyncette import Pyncette, Retry
+from pyncette.app.context import runtime_of
 from pyncette.core.record import DEAD_LETTER_PREFIX, Key, Partition
 from pyncette.errors import DoNotRetry, RetryAfter
+from pyncette.mirror.conversion import desired_record_of
+from pyncette.mirror.rules import mirrored
+from pyncette.resources.reading import read
+from pyncette.resources.task import PyncetteTask
 from pyncette.schedules import next_times
 from tests.app.harness import NOON, at, running, seconds
+from tests.resources import manifest
 
 HOUR = timedelta(hours=1)
 
@@ -387,6 +393,22 @@ async def test_the_exceptions_of_the_template_apply_to_an_instance_with_a_retry_
 
     assert len(handler.calls) == 1
     assert state.task.retry == Retry(max_attempts=9, give_up_on=ValueError)
+
+
+async def test_the_exceptions_of_a_handler_apply_to_a_manifest_which_sets_the_numbers(safe, clock):
+    handlers = {name: Handler(error) for name, error in (("a", ValueError("bad")), ("b", OSError("busy")))}
+    desired = []
+    for name, handler in handlers.items():
+        safe.handler(name, retry=Retry(give_up_on=ValueError))(handler)
+        given = manifest(name=name, handler=name, intervalSeconds=3600, retryPolicy={"maxAttempts": 4})
+        desired.append(desired_record_of(read(PyncetteTask, given), ""))
+
+    async with running(safe, clock) as app_context:
+        await runtime_of(app_context).ledger.apply({each.key: mirrored(each) for each in desired})
+        await clock.advance(HOUR * 1.5)
+
+    assert [len(handler.calls) for handler in handlers.values()] == [1, 4]
+    assert handlers["b"].calls[0].task.retry == Retry(max_attempts=4, give_up_on=ValueError)
 
 
 # --- H -------------------------------------------------------------------------------------------------------------------

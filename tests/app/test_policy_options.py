@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import pyncette
 from pyncette import ExecutionMode, FailureMode, Pyncette, Retry
 from pyncette.app.behaviour import behaviour_of, policies_of
-from pyncette.app.keywords import LooseKeywordWarning
+from pyncette.app.keywords import OPTIONS, OTHER_NAMES, LooseKeywordWarning
 from pyncette.app.policy_options import NEW_POLICIES
 from pyncette.core.record import replace
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies
@@ -228,6 +228,15 @@ def test_a_one_off_outside_of_the_window_is_refused(app, at):
         template._spec_of("ada", {"execute_at": at, "not_after": JULY})
 
 
+@pytest.mark.parametrize("keyword", sorted(OTHER_NAMES))
+def test_the_remedy_for_a_name_of_another_library_is_an_option(app, keyword):
+    with pytest.raises(ValueError, match=f"unknown option {keyword}; write ") as error:
+        app.task(interval=seconds(5), **{keyword: 1})(a_handler)
+
+    (option,) = re.findall(r"write (\w+)=", str(error.value))
+    assert option in OPTIONS
+
+
 # --- Overriding a template -----------------------------------------------------------------------------------------------
 
 
@@ -257,6 +266,14 @@ def test_missed_and_retry_of_an_instance_replace_the_old_options_of_its_template
 
     assert own.missed is Missed.LATEST
     assert own.retry == StoredRetry()
+
+
+@pytest.mark.parametrize("instead", [{"missed": "latest"}, {"fast_forward": True}])
+def test_another_policy_for_missed_runs_drops_the_limit_of_the_template(app, instead):
+    template = app.dynamic_task(interval=seconds(5), missed="all", max_catch_up_runs=5)(a_handler)
+
+    assert own_policies(template, timeout=seconds(3)).max_catch_up == 5
+    assert own_policies(template, **instead).max_catch_up == 0
 
 
 def test_an_instance_can_run_at_most_once_although_its_template_retries(app):

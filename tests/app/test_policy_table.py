@@ -11,6 +11,7 @@ import yaml
 
 from pyncette import ExecutionMode, Pyncette, Retry
 from pyncette.app.policy_options import POLICIES
+from pyncette.app.retries import stored_retry
 from pyncette.app.typed_options import RunOptions
 from pyncette.mirror.conversion import to_spec
 from pyncette.resources.task import RetryPolicy, TaskSpec
@@ -82,7 +83,7 @@ def test_an_instance_takes_the_policies_of_a_row_and_gives_them_back(row):
     declared = Pyncette(defaults="safe").dynamic_task(**row.options)(a_handler)
     stored = template._instance("ada", spec)
 
-    assert spec.policies in {declared.policies, None}
+    assert spec.policies in {declared._policies, None}
     assert {name: getattr(stored, name) for name in row.options} == row.options
 
 
@@ -121,7 +122,7 @@ def test_the_bounds_of_options_are_those_of_a_manifest():
 
 
 def test_the_defaults_of_retry_are_those_of_a_manifest():
-    assert Retry().stored == in_yaml().retry
+    assert stored_retry(Retry()) == in_yaml().retry
     assert msgspec.structs.asdict(in_python().retry) == msgspec.structs.asdict(in_yaml(retryPolicy={}).retry)
 
 

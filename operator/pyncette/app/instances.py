@@ -441,7 +441,11 @@ def refusal_if_over(spec: Spec, policies: Policies, now: Instant) -> ValueError 
     except ValueError as error:
         return error
     has_window = policies.not_before is not None or policies.not_after is not None
-    if not has_window or isinstance(spec.schedule, Once) or next_due(spec.schedule, policies, now, now):
+    if not has_window or isinstance(
+        spec.schedule, Once
+    ):  # a one-off outside of its window is refused when it is read
+        return None
+    if next_due(spec.schedule, policies, now, now) is not None:
         return None
     return ValueError(
         "No further time of the schedule lies within not_before and not_after: write a later not_after, "

@@ -16,7 +16,7 @@ from pyncette.app.handlers import Handler
 from pyncette.app.keywords import refusal, warn_of_loose
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.policy_options import OLD_POLICIES, POLICIES, check_window, pop_policies, updated
-from pyncette.app.retries import ALL_ERRORS, RetriedErrors
+from pyncette.app.retries import ALL_ERRORS, RetriedErrors, errors_of
 from pyncette.app.signatures import Arguments, arguments_by_signature
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check, seeded, seeded_cron
 from pyncette.core.spec import CONCURRENT_RUNS_MAX, EMPTY_ARGS
@@ -81,7 +81,7 @@ def read_options(given: Mapping[str, Any], defaults: Defaults, handler: Handler)
     check_window(behaviour, schedule)
     arguments = arguments_by_signature(handler, all_parameters=not defaults.loose_keywords)
     args = encode_args(as_stored(pop_args(options, defaults) | shown, arguments))
-    errors = given["retry"].errors if "retry" in given else ALL_ERRORS
+    errors = errors_of(given["retry"]) if "retry" in given else ALL_ERRORS
     return Options(defaults, bool(enabled), limit, most, behaviour, schedule, args, arguments, errors)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from pyncette.app.behaviour import EXHAUSTIONS, HEARTBEATS, MISSED, OVERLAPS, Behaviour, missed_of
 from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of
-from pyncette.app.retries import Retry
+from pyncette.app.retries import Retry, stored_retry
 from pyncette.clock import LONGEST
 from pyncette.core.schedule import Once, Schedule
 from pyncette.core.suggestions import did_you_mean
@@ -34,12 +34,10 @@ def pop_policies(options: dict[str, Any], known: frozenset[str]) -> dict[str, An
 
     Raises ValueError, also for two options for one policy.
     """
-    named = known & options.keys()  # perf: empty for most instances, of which there may be millions
-    given = (
-        {name: read(name, options.pop(name)) for name, read in _READERS.items() if name in named}
-        if named
-        else {}
-    )
+    if known.isdisjoint(options):  # perf: as for most of the instances, of which there may be millions
+        return {}
+    named = known & options.keys()
+    given = {name: read(name, options.pop(name)) for name, read in _READERS.items() if name in named}
     for old, new in (("fast_forward", "missed"), ("failure_mode", "retry")):
         if old in given and new in given:
             raise ValueError(f"{old} and {new} are mutually exclusive: keep {new}")
@@ -50,20 +48,20 @@ def updated(behaviour: Behaviour, given: Mapping[str, Any]) -> Behaviour:
     """
     Return *behaviour* with the *given* options for policies, from `pop_policies`.
 
-    Each replaces its own field alone, except that `missed` replaces `fast_forward` with `max_catch_up_runs`, that `retry`
-    replaces `failure_mode`, and vice versa. Raises ValueError if the result contradicts itself.
+    Each replaces its own field alone, with two exceptions: `retry` and `failure_mode` replace each other, and so do `missed`
+    and `fast_forward`, with `max_catch_up_runs`. Raises ValueError if the result contradicts itself.
     """
     if not given:
         return behaviour
     fields = dict(given)
     if "retry" in given:
-        fields |= {"retry": given["retry"].stored, "failure_mode": FailureMode.NONE}
+        fields |= {"retry": stored_retry(given["retry"]), "failure_mode": FailureMode.NONE}
     if "failure_mode" in given:
         fields["retry"] = None
     if "missed" in given:
         fields = {"fast_forward": False, "max_catch_up_runs": None} | fields
     if "fast_forward" in given:
-        fields |= {"missed": None}
+        fields = {"missed": None, "max_catch_up_runs": None} | fields
     after = behaviour._replace(**fields)
     if after.execution_mode is ExecutionMode.AT_MOST_ONCE:
         _check_at_most_once(after, given)

@@ -82,19 +82,19 @@ class Retry:
         if not self.on:
             raise ValueError("on names no exception, so nothing is retried: write max_attempts=1")
 
-    @property
-    def errors(self) -> RetriedErrors:
-        """The exceptions that are retried, as tuples."""
-        return RetriedErrors(_as_tuple(self.on), _as_tuple(self.give_up_on))
 
-    @property
-    def stored(self) -> StoredRetry:
-        """The part that is stored: the number of attempts and their delays."""
-        return StoredRetry(
-            max_attempts=self.max_attempts or 0,
-            initial=self.initial_backoff // A_MICROSECOND,
-            maximum=self.max_backoff // A_MICROSECOND,
-        )
+def errors_of(retry: Retry) -> RetriedErrors:
+    """Return the exceptions that *retry* names."""
+    return RetriedErrors(_as_tuple(retry.on), _as_tuple(retry.give_up_on))
+
+
+def stored_retry(retry: Retry) -> StoredRetry:
+    """Return the part of *retry* that is stored: the number of attempts and their delays."""
+    return StoredRetry(
+        max_attempts=retry.max_attempts or 0,
+        initial=retry.initial_backoff // A_MICROSECOND,
+        maximum=retry.max_backoff // A_MICROSECOND,
+    )
 
 
 def retry_of(stored: StoredRetry, errors: RetriedErrors) -> Retry | None:
@@ -116,18 +116,18 @@ def errors_of_handler(retry: Retry | None) -> RetriedErrors:
         return ALL_ERRORS
     if not isinstance(retry, Retry):
         raise ValueError(f"retry must be a Retry, not {retry!r}")  # noqa: TRY004 - what is refused at declaration is a ValueError
-    if retry.stored != StoredRetry():
+    if stored_retry(retry) != StoredRetry():
         raise ValueError(
             "The retryPolicy of each PyncetteTask sets max_attempts, initial_backoff and max_backoff of a handler: "
             "write retry=Retry(on=…, give_up_on=…) here"
         )
-    return retry.errors
+    return errors_of(retry)
 
 
 def refuse_exceptions(given: Mapping[str, Any]) -> None:
     """Raise ValueError if the options *given* for an instance name exceptions."""
     retry = given.get("retry")
-    if retry is not None and retry.errors != ALL_ERRORS:
+    if retry is not None and errors_of(retry) != ALL_ERRORS:
         raise ValueError(
             "on and give_up_on are classes of the handler's exceptions, which are not stored: "
             "write them in the retry of the task, not of an instance"

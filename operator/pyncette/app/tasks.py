@@ -374,7 +374,9 @@ class Task(OptionAttributes, Generic[P]):
 
         An instance without policies of its own has the *common* ones of its template.
         """
-        task = self if record.key.task == self.name else self._named(record.key.task, record.spec)
+        # A resource may have the name of its handler, or that of a template.
+        is_own = record.key.task == self.name and (self._kind is Kind.STATIC or record.key.instance)
+        task = self if is_own else self._named(record.key.task, record.spec)
         return task._instance(record.key.instance, record.spec, common) if record.key.instance else task
 
     @property
