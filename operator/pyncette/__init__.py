@@ -40,8 +40,8 @@ _HOMES: Final = {
     "Retry": "pyncette.app.retries",
 }
 
-_MODULES: Final = frozenset({"clock", "errors"})
-"""Modules that are attributes without an import of their own, as in earlier versions."""
+_MODULES: Final = frozenset({"clock", "errors", "executor", "model", "task"})
+"""Modules that are attributes without an import of their own: programs rely on `import pyncette` alone."""
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -16,6 +17,17 @@ PAGES = ["reference/python-api.md", "reference/policies.md", "how-to/from-pyncet
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture
+def levels():
+    """Sets the levels of loggers back, which an example changes."""
+    loggers = [logging.getLogger(name) for name in ("pyncette", "pyncette.worker.endings")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("levels")
 @pytest.mark.parametrize("page", PAGES)
 async def test_the_examples_of_a_page_form_a_module_whose_own_tests_pass(page):
     # Another port than the one that is shown, which may be somebody's.

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import types
 
@@ -423,6 +425,29 @@ def test_exceptions_have_the_texts_of_1_x():
         "Cannot update task hello:ada while it is locked. Task is locked until 2030-06-01 12:00:00+00:00. "
         "Use force=True to override"
     )
+
+
+# --- Imports -------------------------------------------------------------------------------------------------------------
+
+
+def test_import_pyncette_alone_gives_the_names_and_the_modules():
+    program = """
+import pyncette
+assert issubclass(pyncette.errors.LeaseLostException, pyncette.errors.PyncetteException)
+assert pyncette.model.Context is pyncette.Context
+assert pyncette.task.Task and pyncette.executor.DefaultExecutor
+assert {"Pyncette", "ExecutionMode"} <= set(dir(pyncette))
+from pyncette import *
+assert Pyncette() and FailureMode.NONE and PyncetteContext
+try:
+    pyncette.Pynctte
+except AttributeError as error:
+    print(error)
+"""
+
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert shown == "module 'pyncette' has no attribute 'Pynctte'\n"
 
 
 # --- Signals -------------------------------------------------------------------------------------------------------------

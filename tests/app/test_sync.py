@@ -96,10 +96,12 @@ def test_pages_follow_each_other(url):
             token = page.continuation_token
             if token is None:
                 break
+        (only,) = client.list_tasks(remind, prefix="u1233").tasks
         removed = list(client.unschedule_many(remind, names))
         assert client.list_tasks(remind).tasks == []
 
     assert [result.name for result in results] == [f"u{number}" for number in range(1_234)]
+    assert only.task.name == "u1233"
     assert sorted(names) == sorted(result.name for result in results)
     assert [result.error for result in (*results, *removed)] == [None] * 2 * 1_234
 
