@@ -134,10 +134,10 @@ def _check_folder(path: Path, module: str | None, output: str) -> None:
         print_line(str(problem))
     for note in notes:
         print_line(f"note: {note}", err=True)
+    if len(problems) > 1:
+        raise Failure(f"{len(problems)} problems in {path}", ExitCode.FAILED)
     if problems:
-        raise Failure(
-            f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {path}", ExitCode.FAILED
-        )
+        end(ExitCode.FAILED)
     print_line(summary)
 
 

@@ -12,7 +12,15 @@ import click
 
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_line
-from pyncette.cli.settings import BACKEND, BACKEND_FILE, BACKEND_TLS, SETTINGS, Settings, read_settings
+from pyncette.cli.settings import (
+    BACKEND,
+    BACKEND_FILE,
+    BACKEND_TLS,
+    OPERATOR_CONFIG,
+    SETTINGS,
+    Settings,
+    read_settings,
+)
 from pyncette.store.backend import Backend, needing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +71,9 @@ def settings_options(*names: str) -> Callable[[F], F]:
 
 
 def _settings(options: Mapping[str, str | None]) -> Settings:
-    settings = read_settings(os.environ, options)
+    config = click.get_current_context().params.get("config")
+    environment = os.environ if config is None else {**os.environ, OPERATOR_CONFIG: str(config)}
+    settings = read_settings(environment, options)
     for warning in settings.warnings:
         print_line(f"pyncette: warning: {warning}", err=True)
     return settings
