@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, TypeAlias, cast
 from croniter import CroniterBadCronError, croniter
 from croniter.croniter import HashExpander
 
+from pyncette.core.interval_words import interval_seconds
+
 DAY: Final = 86_400
 
 LENGTH_MAX: Final = 4096
@@ -390,7 +392,7 @@ def _refuse_field_count(expression: str) -> None:
             raise CroniterBadCronError(
                 f"[{expression}] is not acceptable: the keywords are {', '.join(KEYWORDS)}"
             )
-    elif (seconds := _interval_seconds(expression)) is not None:
+    elif (seconds := interval_seconds(expression)) is not None:
         raise CroniterBadCronError(
             f"[{expression}] is an interval, not a cron expression: write intervalSeconds: {seconds} instead of schedule, "
             f"or in Python interval=timedelta(seconds={seconds})"
@@ -400,23 +402,6 @@ def _refuse_field_count(expression: str) -> None:
             f"[{expression}] is not acceptable: it has {len(fields)} field{'' if len(fields) == 1 else 's'}, but a cron "
             "expression has 5, 6 with seconds last, or 7 with the year after them"
         )
-
-
-_UNIT: Final = "(seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)"
-
-_INTERVAL: Final = re.compile(rf"\s*@?every\s+((?:[0-9]{{1,9}}\s*{_UNIT}\s*)+|{_UNIT}\s*)", re.IGNORECASE)
-"""An interval in words, or in the notation of other schedulers: `every 5 minutes`, `@every 1h30m`."""
-
-_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def _interval_seconds(expression: str) -> int | None:
-    """Return the seconds of an interval that *expression* describes; None if it describes none."""
-    found = _INTERVAL.fullmatch(expression)
-    if found is None:
-        return None
-    parts = re.findall(rf"([0-9]*)\s*{_UNIT}", found[1], re.IGNORECASE)
-    return sum(int(number or 1) * _UNIT_SECONDS[unit[0].lower()] for number, unit in parts) or None
 
 
 def refuse_length(expression: str) -> None:
