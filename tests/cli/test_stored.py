@@ -415,7 +415,7 @@ def test_run_without_a_worker_does_not_wait_for_ever(file, impatient):
     assert result.exit_code == ExitCode.TIMEOUT
     assert "no worker has claimed the run yet: no running worker has the handler report" in result.stderr
     assert (
-        "the run of report has not ended after 1 s; no worker has claimed it: no running worker has the handler report"
+        "the run of report has not ended: no worker has claimed it for 1 s, since no running worker has the handler report"
         in result.stderr
     )
     (record,) = requested(file)
@@ -429,7 +429,7 @@ def test_run_tells_busy_workers_from_none(file, impatient):
             return await asyncio.to_thread(invoke, "run", "report", "--backend", file.url)
 
     assert (
-        "no worker has claimed it: all workers with the handler report (1) are busy"
+        "no worker has claimed it for 1 s, since all workers with the handler report (1) are busy"
         in asyncio.run(run()).stderr
     )
 

@@ -114,7 +114,7 @@ async def _hint(store: Store, realm: str, name: str) -> str:
             known.add(record.key.task)
             if record.state.owner is not None and record.state.owner.name:
                 known.add(record.state.owner.name)
-            if len(known) == HINTS_MAX:
+            if len(known) >= HINTS_MAX:
                 break
     close = nearest(task, known)
     if instance and close == task:
@@ -235,13 +235,12 @@ class _Waiting:
                 reported = True
                 report(f"no worker has claimed the run yet: {await self._why_unclaimed()}")
             if wait_seconds is None and unclaimed > CLAIM_SECONDS:
-                return self._unfinished(
-                    CLAIM_SECONDS, f"no worker has claimed it: {await self._why_unclaimed()}"
-                )
+                why = await self._why_unclaimed()
+                return self._unfinished(f": no worker has claimed it for {CLAIM_SECONDS:g} s, since {why}")
             await asyncio.sleep(POLL_SECONDS)
         assert wait_seconds is not None
         state = "it continues" if claimed else "no worker has claimed it yet; the next free worker will"
-        return self._unfinished(wait_seconds, state)
+        return self._unfinished(f" after {wait_seconds:g} s; {state}")
 
     def _unclaimed_seconds(self, record: Record) -> float:
         """Return for how long a worker could have claimed *record*; negative while it is leased, or a retry has to wait."""
@@ -260,8 +259,8 @@ class _Waiting:
             return f"no running worker has the handler {handler}"
         return f"all workers with the handler {handler} ({able}) are busy, or a limit on its runs is reached"
 
-    def _unfinished(self, seconds: float, state: str) -> RequestedRun:
-        return RequestedRun(self._fired.key, None, unfinished=f"has not ended after {seconds:g} s; {state}")
+    def _unfinished(self, why: str) -> RequestedRun:
+        return RequestedRun(self._fired.key, None, unfinished=f"has not ended{why}")
 
     async def _counted(self) -> RequestedRun:
         """Return the outcome of a run whose record was removed at its end. The outcome is counted a moment later."""
