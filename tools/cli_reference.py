@@ -102,11 +102,10 @@ def _command(name: str, command: click.Command) -> str:
         ```shell
         {examples}
         ```
-
-        | option | meaning |
-        |---|---|
-        {options}"""
-    ).format(name=name, usage=usage, text=text, examples=examples, options=options)
+        """
+    ).format(name=name, usage=usage, text=text, examples=examples) + (
+        f"\n| option | meaning |\n|---|---|\n{options}" if options else ""
+    )
 
 
 def _cell(text: str) -> str:

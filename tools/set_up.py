@@ -34,6 +34,7 @@ def install_uv() -> None:
     installed = TOOLS / "uv.txt"
     if UV.exists() and installed.exists() and installed.read_bytes() == pinned.read_bytes():
         return
+    say("  installing uv, which installs the rest")
     shutil.rmtree(TOOLS, ignore_errors=True)
     # Without pip, since Debian's Python without python3-venv makes no other kind.
     run(sys.executable, "-m", "venv", "--without-pip", TOOLS)
@@ -110,7 +111,9 @@ def install_requirements() -> None:
     # Only what is asked for: no Python that uv would download, no setting or index of the surroundings' projects.
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_CONFIG": "1", "UV_SYSTEM_CERTS": "1"}
     environment.pop("VIRTUAL_ENV", None)
+    pinned = ROOT / "requirements" / "dev.txt"
     if not succeeds(python, "-c", "pass") or version_of(python) != version_of(sys.executable):
+        say("  creating .venv")
         run(
             UV,
             "venv",
@@ -122,10 +125,15 @@ def install_requirements() -> None:
             VENV,
             env=environment,
         )
+    packages = sum(
+        "==" in line and not line.startswith((" ", "#")) for line in pinned.read_text().splitlines()
+    )
+    say(f"  installing {packages} packages, which takes half a minute if they have to be downloaded")
     run(
-        UV, "pip", "sync", "--quiet", "--require-hashes", "--python", python, ROOT / "requirements" / "dev.txt",
+        UV, "pip", "sync", "--quiet", "--require-hashes", "--python", python, pinned,
         env=environment,
     )  # fmt: skip
+    say("  installing this repository")
     run(
         UV, "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--python", python, "--editable", ROOT,
         env=environment,

@@ -126,7 +126,7 @@ def test_a_hashed_value_is_that_of_the_key():
         (("0 30 9 * * mon",), 'seconds come last here: write "30 9 * * mon"'),
         (("H 4 * * *",), "uses H, which needs the key of an instance"),
         (("*/5 2 29 3 * 0 2026", "Europe/Berlin"), "never fires in Europe/Berlin"),
-        (("every 5 minutes",), "it has 3 fields"),
+        (("every 5 minutes",), "is an interval, not a cron expression: write intervalSeconds: 300"),
         (("1," * 3000 + "1 * * * *",), "it is longer than 4096 characters"),
         ((None,), "expression must be a str, not None"),
         (("0 9 * * *", UTC), "timezone must be a str, not datetime.timezone.utc"),

@@ -126,9 +126,21 @@ def test_the_error_of_missing_tables_names_the_command_that_creates_them(postgre
     assert "run `pyncette migrate`" in told
 
 
-def test_with_a_path_it_is_about_the_folder_whatever_backend_is_set(tmp_path):
+@pytest.mark.parametrize("with_path", [True, False])
+@pytest.mark.parametrize("variable", ["PYNCETTE_BACKEND", "PYNCETTE_BACKEND_FILE"])
+def test_a_variable_does_not_change_what_is_checked(tmp_path, variable, with_path):
     (tmp_path / "tasks.py").write_text("from pyncette import Pyncette\n\napp = Pyncette()\n")
+    (tmp_path / "url.txt").write_text("sqlite:///there/is/no.db")
+    value = "url.txt" if variable.endswith("FILE") else "sqlite:///there/is/no.db"
 
-    code, output = called("check", tmp_path, PYNCETTE_BACKEND="sqlite:///there/is/no.db")
+    code, output = called("check", *(["."] if with_path else []), cwd=tmp_path, **{variable: value})
 
-    assert (code, output) == (0, f"{tmp_path}: 0 manifests, 0 handlers, no problems\n")
+    assert (code, output) == (0, ".: 0 manifests, 0 handlers, no problems\n")
+
+
+@pytest.mark.parametrize("option", [["."], ["--module", "tasks"]])
+def test_a_folder_and_a_backend_are_not_checked_together(tmp_path, option):
+    code, output = called("check", *option, "--backend", "sqlite:///there/is/no.db", cwd=tmp_path)
+
+    assert code == 2
+    assert "a folder and a backend are checked separately" in output

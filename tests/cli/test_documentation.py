@@ -1,5 +1,6 @@
 """What the documentation and the READMEs say of the commands is what the commands do."""
 
+import os
 import re
 import shlex
 import shutil
@@ -158,6 +159,24 @@ def outputs(page):
         lines = [re.split(r" +", line.strip()) for line in VARYING.sub("\0", block).splitlines()]
         yield [
             " +".join(map(re.escape, words)).replace("\\\0", ".+?").replace("\0", ".+?") for words in lines
+        ]
+
+
+def test_the_plugin_of_kubectl_hands_on_its_arguments(tmp_path):
+    (script,) = blocks(DOCS / "how-to" / "troubleshoot.md", "sh")
+    for name, text in (("kubectl-pyncette", script), ("kubectl", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    command = (str(tmp_path / "kubectl-pyncette"),)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    for terminal in (False, True):
+        with Program("run", "x", "--args", "{ }", command=command, terminal=terminal, PATH=path) as program:
+            assert program.ended() == 0
+        assert program.output.split("\n")[:-1] == [
+            *("--namespace", "pyncette", "exec"),
+            *(["--stdin", "--tty"] if terminal else []),
+            *("deployment/pyncette-operator", "--", "pyncette", "run", "x", "--args", "{ }"),
         ]
 
 

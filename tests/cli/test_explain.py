@@ -92,3 +92,31 @@ def test_an_expression_whose_years_have_passed_has_no_next_time():
 
     assert found.as_json()["next"] == []
     assert ("next", "none: its years have passed") in found.as_table().rows
+
+
+@pytest.mark.parametrize(
+    ("expression", "seconds"),
+    [
+        ("every 5 minutes", 300),
+        ("@every 5m", 300),
+        ("@every 1h30m", 5400),
+        ("EVERY second", 1),
+        ("every 3 hrs", 10_800),
+        ("every hour", 3600),
+        (" every  2 weeks ", 1_209_600),
+    ],
+)
+def test_an_interval_is_refused_with_what_to_write_instead(expression, seconds):
+    with pytest.raises(Failure) as refusal:
+        explained(expression, "UTC", None, 5, "")
+
+    assert refusal.value.message == (
+        f"[{expression}] is an interval, not a cron expression: write intervalSeconds: {seconds} "
+        f"instead of schedule, or in Python interval=timedelta(seconds={seconds})"
+    )
+
+
+@pytest.mark.parametrize("expression", ["every 0 s", "every 5 mice", "every", "every 5 months", "run daily"])
+def test_what_is_no_interval_is_refused_by_its_fields(expression):
+    with pytest.raises(Failure, match="a cron expression has 5"):
+        explained(expression, "UTC", None, 5, "")

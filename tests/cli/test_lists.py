@@ -340,6 +340,12 @@ def test_a_watched_table_in_a_pipe_has_one_header_and_a_row_for_each_change(caps
     assert printed.err.splitlines() == ["pyncette: 1 of 9", "pyncette: 1 of 8"]
 
 
+def test_a_watched_table_that_is_empty_has_one_header(capsys):
+    watched([{}], [{}], [{"a": 1}], [{}], [{"a": 1}], output="table")
+
+    assert capsys.readouterr().out.splitlines() == ["NAME  N", "a     1", "a     1"]
+
+
 def test_watching_goes_on_once_the_backend_is_back(capsys):
     watched([{"a": 1}], StoreUnavailableError("no answer"), [{"a": 2}])
 

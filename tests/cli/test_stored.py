@@ -229,6 +229,35 @@ def test_a_task_that_there_is_not_is_refused(file):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("repotr", "did you mean report?"),
+        ("remnid/alice", "did you mean remind/alice?"),
+        ("remind/alcie", "`pyncette tasks remind --instances` lists its instances"),
+        ("nothing", "`pyncette tasks` lists all tasks"),
+    ],
+)
+def test_a_misspelled_task_is_suggested(file, name, hint):
+    for command in ("tasks", "runs", "run", "redrive"):
+        assert refused(command, name, "--backend", file.url) == f"pyncette: task {name} not found; {hint}"
+
+
+def test_what_the_library_warns_of_is_a_warning_of_the_command(own_redis):
+    own_redis.execute("CONFIG", "SET", "appendonly", "no")
+    called("migrate", "--backend", own_redis.url)
+
+    code, output = called("tasks", "--backend", own_redis.url)
+
+    assert code == 0
+
+    assert re.search(
+        '^pyncette: warning: the server may lose records  why="appendonly is off: .*; set it to yes" server=',
+        output,
+        re.MULTILINE,
+    )
+
+
 def test_a_task_whose_zone_is_gone_is_listed_like_the_others(file):
     async def lose_the_zone():
         async with read_backend(file.url).new_store() as store:
@@ -386,7 +415,7 @@ def test_run_without_a_worker_does_not_wait_for_ever(file, impatient):
     assert result.exit_code == ExitCode.TIMEOUT
     assert "no worker has claimed the run yet: no running worker has the handler report" in result.stderr
     assert (
-        "the run of report has not ended after 1 s; no worker has claimed it: no running worker has the handler report"
+        "the run of report has not ended: no worker has claimed it for 1 s, since no running worker has the handler report"
         in result.stderr
     )
     (record,) = requested(file)
@@ -400,7 +429,7 @@ def test_run_tells_busy_workers_from_none(file, impatient):
             return await asyncio.to_thread(invoke, "run", "report", "--backend", file.url)
 
     assert (
-        "no worker has claimed it: all workers with the handler report (1) are busy"
+        "no worker has claimed it for 1 s, since all workers with the handler report (1) are busy"
         in asyncio.run(run()).stderr
     )
 
@@ -626,6 +655,17 @@ def test_check_reports_that_there_are_no_problems(folder):
     code, output = called("check", "jobs", cwd=folder.path.parent)
 
     assert (code, output) == (0, "jobs: 1 manifest, 1 handler, no problems\n")
+
+
+def test_check_does_not_repeat_that_one_problem_is_one(folder):
+    folder.task("one", handler="greeet", intervalSeconds=1)
+
+    code, output = called("check", "jobs", cwd=folder.path.parent)
+
+    assert code == 1
+    assert output.splitlines() == [
+        'jobs/one.yaml:6:12: spec.handler: no handler "greeet" is registered; did you mean greet?'
+    ]
 
 
 def test_check_tells_each_problem_with_its_place_and_exits_with_1(folder):

@@ -205,3 +205,24 @@ async def test_the_notice_is_removed_once_nothing_is_held_back(tmp_path):
 
         for partition in await store.partitions(SWEEP_REALM):
             assert await store.scan(partition, None, None, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backends: 1", "--backend-file: {config}: backends: "),
+        (None, "--backend-file: cannot read the operator's settings: {config}: No such file"),
+    ],
+)
+def test_the_encryption_of_a_file_is_that_of_the_settings_it_is_given(tmp_path, text, message):
+    config = tmp_path / "operator.yaml"
+    if text is not None:
+        config.write_text(text)
+    (tmp_path / "url").write_text("postgresql://u@127.0.0.1:9/d")
+
+    refused = CliRunner(env={"PYNCETTE_BACKEND": None, "PYNCETTE_OPERATOR_CONFIG": None}).invoke(
+        cli, ["sweep", "--backend-file", str(tmp_path / "url"), "--config", str(config)]
+    )
+
+    assert refused.exit_code == ExitCode.USAGE
+    assert message.format(config=config) in refused.stderr

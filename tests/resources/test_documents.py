@@ -137,6 +137,26 @@ def test_documents_are_separated_as_by_kubectl_and_empty_ones_are_none():
     assert [document.value for document in documents(text)] == [{"a": 1}, {"b": "x\n---\n"}, {"c": 3}]
 
 
+@pytest.mark.parametrize(
+    ("text", "spot", "message"),
+    [
+        ("a:\n  schedule: * * * * *\n", Spot(2, 13), 'a value that begins with * needs quotes: "* * * * *"'),
+        (
+            "schedule: */5 * * * *  # often\n",
+            Spot(1, 11),
+            'a value that begins with * needs quotes: "*/5 * * * *"',
+        ),
+        ("- * 9 * * *\n", Spot(1, 3), 'a value that begins with * needs quotes: "* 9 * * *"'),
+        ("a:\n\tb: 1\n", Spot(2, 1), "the line is indented with a tab; use spaces"),
+        ("a:\n  b: 1\n  \tc: 1\n", Spot(3, 3), "the line is indented with a tab; use spaces"),
+    ],
+)
+def test_the_commonest_mistakes_in_yaml_say_what_to_write(text, spot, message):
+    (fault,) = documents(text)
+
+    assert (fault.spot, fault.message) == (spot, f"is not YAML: {message}")
+
+
 def test_a_document_that_is_no_yaml_does_not_hide_the_others():
     first, broken, last = documents("a: 1\n---\nb: [\n---\nc: 3\n")
 

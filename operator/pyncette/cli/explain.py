@@ -51,8 +51,8 @@ def explained(expression: str, timezone: str, after: str | None, count: int, key
         since = _time(after, timezone)
         return Explained(schedules.explain(expression, timezone, after=since, n=count, key=key))
     except ValueError as error:
-        hint = ": pass it with --key" if uses_hash(expression) and not key else ""
-        raise Failure(f"{error}{hint}") from error
+        needs_key = uses_hash(expression) and not key and "uses H" in str(error)
+        raise Failure(f"{error}: pass it with --key" if needs_key else str(error)) from error
 
 
 def _time(text: str | None, timezone: str) -> datetime.datetime:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from enum import IntEnum
 from typing import Any, Final
 
 import click
 
+from pyncette.core.log_messages import sentence_of
 from pyncette.core.printable import one_line, printable
 from pyncette.errors import ConfigurationError, SchemaError, StoreError
+from pyncette.telemetry.logs import as_text, extra_of, traceback_of
 
 
 class ExitCode(IntEnum):
@@ -44,6 +47,22 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         click.echo(f"pyncette: {printable(self.message)}", file=sys.stderr if file is None else file)
+
+
+class WarningFormatter(logging.Formatter):
+    """A formatter of what the library logs while a command runs: like an error of the command, with all fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = f"pyncette: {record.levelname.lower()}: {printable(sentence_of(record))}{as_text(extra_of(record))}"
+        return "\n".join((head, *map(printable, traceback_of(self, record).splitlines())))
+
+
+def show_warnings() -> None:
+    """Print warnings and errors that the library logs to stderr, unless the command sets up logging."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(WarningFormatter())
+    logging.lastResort = handler
 
 
 def failure_of(error: BaseException) -> Failure | None:

@@ -109,6 +109,7 @@ class _Changes:
 
     def __init__(self, output: str) -> None:
         self._is_json = output == "json"
+        self._has_header = False
         self._shown: dict[str, Any] = {}
         self._notes: Sequence[str] = ()
 
@@ -118,7 +119,7 @@ class _Changes:
         if self._is_json:
             for item in changed:
                 print_json_line(item.document)
-        elif changed or not self._shown:
+        elif changed or not self._has_header:
             self._print_table(listing, changed)
         for note in listing.notes:
             if note not in self._notes:
@@ -130,6 +131,6 @@ class _Changes:
         if listing.details is not None:
             print_table(listing.details)
         else:
-            print_table(
-                listing.columns._replace(rows=[item.cells for item in changed]), header=not self._shown
-            )
+            table = listing.columns._replace(rows=[item.cells for item in changed])
+            print_table(table, header=not self._has_header)
+        self._has_header = True

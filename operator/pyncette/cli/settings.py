@@ -145,11 +145,13 @@ def _tls_of_operator(file: str, environment: Mapping[str, str]) -> Tls | None:
     """
     Return the TLS that the operator's settings demand of the backend whose URL is in *file*.
 
-    None: there are no such settings, or they do not name *file*. Raises ConfigurationError if they cannot be read.
+    None: there are no such settings, or they do not name *file*. Raises ConfigurationError if they cannot be read, or if
+    a file that the environment names does not exist.
     """
-    config = Path(environment.get(OPERATOR_CONFIG) or OPERATOR_FILE)
-    if not config.exists():
+    named = environment.get(OPERATOR_CONFIG)
+    if not named and not OPERATOR_FILE.exists():
         return None
+    config = Path(named or OPERATOR_FILE)
     from pyncette.controller.settings import load_settings  # noqa: PLC0415 - no command but those in its pod waits for it
 
     return load_settings(config, environment).tls_of(Path(file))

@@ -22,9 +22,11 @@ from pyncette.core import edits
 from pyncette.core.accounting import run_id
 from pyncette.core.record import Change, Key, Outcome, Record, Run, replace
 from pyncette.core.spec import Policies
+from pyncette.core.suggestions import nearest
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.store.backend import Backend
 from pyncette.store.base import Store
+from pyncette.store.scanning import without_instances
 
 POLL_SECONDS: Final = 0.1
 """Time between polls for the outcome of a run."""
@@ -40,6 +42,9 @@ CLAIM_SECONDS: Final = 30.0
 
 CLAIMS_MAX: Final = 1000
 """Claims of one run that are searched for in the history: more than any retry policy allows."""
+
+HINTS_MAX: Final = 10_000
+"""The most names among which one is searched that a misspelled name was meant to be."""
 
 ARGS_BYTES_MAX: Final = 16 * 1024
 """The limit of manifests."""
@@ -97,7 +102,26 @@ async def find_record(store: Store, realm: str, name: str, handler: str | None =
         handlers = ", ".join(sorted({record.key.partition.handler for record in found}))
         raise Failure(f"several handlers have a task {name}{where}: {handlers}; select one with --handler")
     where = f" of the handler {handler}{where}" if handler else where
-    raise Failure(f"task {name} not found{where}; `pyncette tasks` lists all tasks")
+    raise Failure(f"task {name} not found{where}; {await _hint(store, realm, name)}")
+
+
+async def _hint(store: Store, realm: str, name: str) -> str:
+    """Return what to do instead of naming the task *name*, which was not found."""
+    task, _, instance = name.partition("/")
+    known: set[str] = set()
+    for partition in sorted(await store.partitions(realm)):
+        async for record in without_instances(store, partition):
+            known.add(record.key.task)
+            if record.state.owner is not None and record.state.owner.name:
+                known.add(record.state.owner.name)
+            if len(known) >= HINTS_MAX:
+                break
+    close = nearest(task, known)
+    if instance and close == task:
+        return f"`pyncette tasks {task} --instances` lists its instances"
+    if close is None:
+        return "`pyncette tasks` lists all tasks"
+    return f"did you mean {close}{'/' if instance else ''}{instance}?"
 
 
 async def backend_clock(store: Store) -> SystemClock:
@@ -211,13 +235,12 @@ class _Waiting:
                 reported = True
                 report(f"no worker has claimed the run yet: {await self._why_unclaimed()}")
             if wait_seconds is None and unclaimed > CLAIM_SECONDS:
-                return self._unfinished(
-                    CLAIM_SECONDS, f"no worker has claimed it: {await self._why_unclaimed()}"
-                )
+                why = await self._why_unclaimed()
+                return self._unfinished(f": no worker has claimed it for {CLAIM_SECONDS:g} s, since {why}")
             await asyncio.sleep(POLL_SECONDS)
         assert wait_seconds is not None
         state = "it continues" if claimed else "no worker has claimed it yet; the next free worker will"
-        return self._unfinished(wait_seconds, state)
+        return self._unfinished(f" after {wait_seconds:g} s; {state}")
 
     def _unclaimed_seconds(self, record: Record) -> float:
         """Return for how long a worker could have claimed *record*; negative while it is leased, or a retry has to wait."""
@@ -236,8 +259,8 @@ class _Waiting:
             return f"no running worker has the handler {handler}"
         return f"all workers with the handler {handler} ({able}) are busy, or a limit on its runs is reached"
 
-    def _unfinished(self, seconds: float, state: str) -> RequestedRun:
-        return RequestedRun(self._fired.key, None, unfinished=f"has not ended after {seconds:g} s; {state}")
+    def _unfinished(self, why: str) -> RequestedRun:
+        return RequestedRun(self._fired.key, None, unfinished=f"has not ended{why}")
 
     async def _counted(self) -> RequestedRun:
         """Return the outcome of a run whose record was removed at its end. The outcome is counted a moment later."""

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, TypeAlias, cast
 from croniter import CroniterBadCronError, croniter
 from croniter.croniter import HashExpander
 
+from pyncette.core.interval_words import interval_seconds
+
 DAY: Final = 86_400
 
 LENGTH_MAX: Final = 4096
@@ -361,6 +363,7 @@ def _fields(expression: str) -> tuple[list[str], list[int]]:
 @lru_cache(maxsize=PATTERNS_MAX)
 def _compiled(expression: str) -> Pattern:
     refuse_length(expression)
+    _refuse_field_count(expression)
     for field in FIELD.findall(expression.lower()):
         if field[0] == "h":
             raise CroniterBadCronError(
@@ -370,7 +373,6 @@ def _compiled(expression: str) -> Pattern:
             raise CroniterBadCronError(
                 f"[{expression}] uses R, a random value that changes at every evaluation: use H, a stable hash"
             )
-    _refuse_field_count(expression)
     try:
         return Pattern(croniter(expression, 0))
     except ValueError as error:
@@ -390,6 +392,11 @@ def _refuse_field_count(expression: str) -> None:
             raise CroniterBadCronError(
                 f"[{expression}] is not acceptable: the keywords are {', '.join(KEYWORDS)}"
             )
+    elif (seconds := interval_seconds(expression)) is not None:
+        raise CroniterBadCronError(
+            f"[{expression}] is an interval, not a cron expression: write intervalSeconds: {seconds} instead of schedule, "
+            f"or in Python interval=timedelta(seconds={seconds})"
+        )
     elif not 5 <= len(fields) <= 7:
         raise CroniterBadCronError(
             f"[{expression}] is not acceptable: it has {len(fields)} field{'' if len(fields) == 1 else 's'}, but a cron "

@@ -119,7 +119,7 @@ def _document(first_line: int, part: str) -> Document | Fault | None:
         node = yaml.compose(part, Loader=_Loader)
         return None if node is None else _Conversion(first_line).of(node)
     except yaml.MarkedYAMLError as error:
-        return _syntax_fault(error, first_line)
+        return _syntax_fault(error, part, first_line)
     except yaml.reader.ReaderError as error:
         return _character_fault(error, part, first_line)
 
@@ -136,10 +136,26 @@ def _too_deep(part: str, first_line: int) -> Fault | None:
     return None
 
 
-def _syntax_fault(error: yaml.MarkedYAMLError, first_line: int) -> Fault:
-    spot = _spot(error.problem_mark or error.context_mark, first_line)
+def _syntax_fault(error: yaml.MarkedYAMLError, part: str, first_line: int) -> Fault:
+    mark = error.problem_mark or error.context_mark
+    line = part.split("\n")[mark.line] if mark is not None and mark.line <= part.count("\n") else ""
+    spot = _spot(mark, first_line)
+    value = _UNQUOTED.search(line)
+    if error.context == "while scanning an alias" and value is not None:
+        spot = spot._replace(column=value.start(1) + 1)
+        quoted = value[1].rstrip().replace('"', "'")
+        return Fault(spot, f'is not YAML: a value that begins with * needs quotes: "{quoted}"')
+    if _TAB.match(line):
+        return Fault(spot, "is not YAML: the line is indented with a tab; use spaces")
     what = ", ".join(text for text in (error.context, error.problem) if text)
     return Fault(spot, f"is not YAML: {what}")
+
+
+_UNQUOTED: Final = re.compile(r"[:-][ \t]+(\*.*?)(?:\s#.*)?$")
+"""A value that begins with an asterisk, which YAML takes for an alias: `schedule: * * * * *`."""
+
+_TAB: Final = re.compile(r"[ -]*\t")
+"""The beginning of a line that is indented with a tab, which YAML does not allow."""
 
 
 def _character_fault(error: yaml.reader.ReaderError, part: str, first_line: int) -> Fault:

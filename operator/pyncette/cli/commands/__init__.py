@@ -14,11 +14,13 @@ import click
 from pyncette._version import __version__
 from pyncette.cli.arguments import hide_passwords
 from pyncette.cli.commands.command import Commands
+from pyncette.cli.commands.completion import completion
 from pyncette.cli.commands.folder import check, dev
 from pyncette.cli.commands.installation import migrate, operator, sweep, worker
 from pyncette.cli.commands.lists import runs, tasks, workers
 from pyncette.cli.commands.one_task import load, purge, redrive, resume, run
 from pyncette.cli.commands.schedule import schedule
+from pyncette.cli.failures import show_warnings
 
 
 @click.group(
@@ -57,6 +59,7 @@ for each in (
     load,
     schedule,
     migrate,
+    completion,
 ):
     cli.add_command(each)
 
@@ -68,4 +71,5 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # Characters that a terminal cannot show must not end a command.
             stream.reconfigure(errors="backslashreplace")
+    show_warnings()
     cli.main(prog_name="pyncette")

@@ -94,6 +94,7 @@ def check(
     module: str | None,
     namespace: str | None,
     pool: str | None,
+    pool_backend: str | None,
     settings: Settings,
     output: str,
 ) -> None:
@@ -108,7 +109,7 @@ def check(
     worker runs and that is removed afterwards, and stop at the first step that fails. With a realm, also report whether the
     credential reaches more than that realm, such as the tables of another team. The exit code is 1 if there is a problem.
     """
-    realm = realm_of_pool(namespace, pool)
+    realm = realm_of_pool(namespace, pool, pool_backend)
     if realm is None and settings.backend is not None and (is_given("backend") or is_given("backend_file")):
         realm = Realm(settings.backend, settings.realm or "")
     if realm is None:
@@ -134,10 +135,10 @@ def _check_folder(path: Path, module: str | None, output: str) -> None:
         print_line(str(problem))
     for note in notes:
         print_line(f"note: {note}", err=True)
+    if len(problems) > 1:
+        raise Failure(f"{len(problems)} problems in {path}", ExitCode.FAILED)
     if problems:
-        raise Failure(
-            f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in {path}", ExitCode.FAILED
-        )
+        end(ExitCode.FAILED)
     print_line(summary)
 
 

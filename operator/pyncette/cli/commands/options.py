@@ -12,7 +12,15 @@ import click
 
 from pyncette.cli.failures import Failure
 from pyncette.cli.output import print_line
-from pyncette.cli.settings import BACKEND, BACKEND_FILE, BACKEND_TLS, SETTINGS, Settings, read_settings
+from pyncette.cli.settings import (
+    BACKEND,
+    BACKEND_FILE,
+    BACKEND_TLS,
+    OPERATOR_CONFIG,
+    SETTINGS,
+    Settings,
+    read_settings,
+)
 from pyncette.store.backend import Backend, needing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +71,9 @@ def settings_options(*names: str) -> Callable[[F], F]:
 
 
 def _settings(options: Mapping[str, str | None]) -> Settings:
-    settings = read_settings(os.environ, options)
+    config = click.get_current_context().params.get("config")
+    environment = os.environ if config is None else {**os.environ, OPERATOR_CONFIG: str(config)}
+    settings = read_settings(environment, options)
     for warning in settings.warnings:
         print_line(f"pyncette: warning: {warning}", err=True)
     return settings
@@ -85,9 +95,10 @@ def realm_options(command: F) -> F:
         path: Path | None,
         namespace: str | None,
         pool: str | None,
+        pool_backend: str | None,
         **given: Any,
     ) -> Any:
-        realm = realm_of_pool(namespace, pool, "path")
+        realm = realm_of_pool(namespace, pool, pool_backend, "path")
         if realm is None:
             realm = Realm(chosen_backend(settings, path), settings.realm or "")
         return command(*args, realm=realm, **given)
@@ -100,8 +111,13 @@ def realm_options(command: F) -> F:
 def pool_options(command: F) -> F:
     """Add the options that select a pool, for `realm_of_pool`."""
     decorated: Any = click.option(
-        "--pool", metavar="POOL", help="The pool in that namespace. Needs --namespace. [default: default]"
+        "--pool-backend",
+        metavar="NAME",
+        help="The backend of a pool that was deleted, by its name in the operator's settings.",
     )(command)
+    decorated = click.option(
+        "--pool", metavar="POOL", help="The pool in that namespace. Needs --namespace. [default: default]"
+    )(decorated)
     with_options: F = click.option(
         "--namespace",
         metavar="NAMESPACE",
@@ -110,15 +126,18 @@ def pool_options(command: F) -> F:
     return with_options
 
 
-def realm_of_pool(namespace: str | None, pool: str | None, *others: str) -> Realm | None:
+def realm_of_pool(namespace: str | None, pool: str | None, backend: str | None, *others: str) -> Realm | None:
     """
     Return the backend and the realm of *pool* in *namespace*; None if no namespace is selected.
+
+    *backend* is the name of the backend, if the pool was deleted.
 
     Raises Failure if another option, or one of *others*, selects a backend or a realm.
     """
     if namespace is None:
-        if pool is not None:
-            raise Failure("--pool needs --namespace, the namespace of the pool")
+        for option, value in (("--pool", pool), ("--pool-backend", backend)):
+            if value is not None:
+                raise Failure(f"{option} needs --namespace, the namespace of the pool")
         return None
     for name in (*others, "backend", "backend_file", "realm"):
         if is_given(name):
@@ -128,7 +147,7 @@ def realm_of_pool(namespace: str | None, pool: str | None, *others: str) -> Real
     with needing("kubernetes_asyncio", "--namespace", "operator"):
         from pyncette.cli import pool_realm
 
-    return Realm(*pool_realm.realm_of_pool(namespace, "default" if pool is None else pool))
+    return Realm(*pool_realm.realm_of_pool(namespace, "default" if pool is None else pool, backend))
 
 
 def is_given(name: str) -> bool:

@@ -55,19 +55,7 @@ PACKAGE: Final = Path(pyncette.__file__).parent
 OF_THE_WORKER: Final = "pyncette.worker."
 """The loggers whose lines about a run begin with its task, as those of its handler do."""
 
-OF_A_RUN: Final = frozenset(
-    (
-        "task",
-        "instance",
-        "occurrence",
-        "run_id",
-        "attempt",
-        "scheduled_at",
-        "realm",
-        "partition",
-        "fencing_token",
-    )
-)
+OF_A_RUN: Final = frozenset({"task", "instance", "run_id", "attempt", "scheduled_at"})
 """The fields that identify a run, for programs."""
 
 GO: Final = b"go\n"
