@@ -546,7 +546,7 @@ async def test_a_library_names_a_handler_that_blocks_the_event_loop(heartbeat, d
 
     @app.dynamic_task(heartbeat=heartbeat)
     async def blocking(context):
-        time.sleep(3.5)  # noqa: ASYNC251 - it is what this test is about
+        time.sleep(6)  # noqa: ASYNC251 - it is what this test is about
         over.append("blocking")
 
     @app.dynamic_task()
@@ -558,7 +558,7 @@ async def test_a_library_names_a_handler_that_blocks_the_event_loop(heartbeat, d
         run = asyncio.create_task(app_context.run())
         for task in (plain, blocking):
             await app_context.schedule_task(task, "ada", execute_at=datetime.datetime.now(datetime.UTC))
-            await until(lambda task=task: task.name in over)
+            await until(lambda task=task: task.name in over, seconds_max=60)
         app_context.shutdown()
         await run
 

@@ -6,7 +6,6 @@ import asyncio
 import sys
 import sysconfig
 import threading
-import time
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,15 +15,11 @@ from pyncette.worker.run import Runs
 
 logger = naming_logger(__name__)
 
-BLOCKED_AFTER_SECONDS: Final = 2.0
-"""A loop that did not turn for this long is blocked by a handler; a log line then names it."""
+BLOCKED_AFTER_SECONDS: Final = 1.5
+"""A loop that does not turn for this long, and then for another pause, is blocked by a handler."""
 
 PAUSE_SECONDS: Final = 0.5
 """The wait before the next question to the loop."""
-
-FROZEN_SECONDS: Final = 0.5
-"""If a wait takes this much too long, the whole process stood still, and not the loop alone."""
-
 
 INSTALLED: Final = (
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -69,12 +64,10 @@ class LoopWatch:
 
     def _is_blocked(self, turned: threading.Event) -> bool:
         """Say whether the loop does not turn for too long, unlike all else in this process."""
-        while True:
-            since = time.monotonic()
-            if turned.wait(BLOCKED_AFTER_SECONDS) or self._ended.is_set():
-                return False
-            if time.monotonic() - since < BLOCKED_AFTER_SECONDS + FROZEN_SECONDS:
-                return True
+        if turned.wait(BLOCKED_AFTER_SECONDS):
+            return False
+        # If the whole process stood still, the loop turns now.
+        return not turned.wait(PAUSE_SECONDS) and not self._ended.is_set()
 
     def _warn(self) -> None:
         task = asyncio.current_task(self._loop)
