@@ -415,6 +415,54 @@ def test_instances_in_unpolled_partitions_are_reported():
     assert "Instances in unpolled partitions (5, 7) do not run" in task.condition("Ready").message
 
 
+# --- Arguments -------------------------------------------------------------------------------------------------------
+
+TAKES_A_NUMBER = b"""{"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"],
+                     "additionalProperties": false}"""
+
+
+def with_arguments(args, schema=TAKES_A_NUMBER, rolling_out=False, **spec):
+    schemas = {"send": schema}
+    task = Scene(args=args, **(spec or {"schedule": "0 9 * * *"}))
+    return task.to_pool(members=(KNOWING,), schemas=schemas, rolling_out=rolling_out).mirror().look()
+
+
+def test_arguments_that_the_handler_takes_are_no_problem():
+    assert with_arguments({"number": 3}).ready == "True Scheduled"
+
+
+def test_arguments_that_the_handler_does_not_take_stall_a_task():
+    task = with_arguments({"nmber": 3}).later(MINUTE).look()
+
+    assert task.said("HandlerResolved") == "False ArgumentsInvalid"
+    assert task.said("Stalled") == "True ArgumentsInvalid"
+    message = task.condition("Ready").message
+    assert "spec.args: the argument number is missing" in message
+    assert "spec.args.nmber: unknown argument; did you mean number?" in message
+
+
+def test_a_rollout_is_waited_for_since_it_may_bring_a_handler_that_takes_the_arguments():
+    task = with_arguments({"number": "three"}, rolling_out=True)
+
+    assert task.ready == "False HandlerPending"
+    assert "spec.args.number: 'three' is not of type 'integer'" in task.condition("Ready").message
+
+
+def test_a_dynamic_task_may_leave_arguments_to_its_instances_and_its_own_must_be_valid():
+    members = (knows(1),)
+    task = Scene(dynamic=True, args={}).to_pool(members=members, schemas={"send": TAKES_A_NUMBER}).mirror()
+    wrong = Scene(dynamic=True, args={"number": "x"})
+    wrong = wrong.to_pool(members=members, schemas={"send": TAKES_A_NUMBER}).mirror().look()
+
+    assert task.look().ready == "True Scheduled"
+    assert wrong.said("HandlerResolved") == "False ArgumentsInvalid"
+
+
+@pytest.mark.parametrize("schema", [b"", b"[]", b'{"type": 7}', b'{"type": "object"}'])
+def test_a_schema_that_says_nothing_about_the_arguments_is_no_problem(schema):
+    assert with_arguments({"any": 1}, schema=schema).ready == "True Scheduled"
+
+
 # --- A handler that nobody knows -------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,10 @@ class Worker:
         async def tick(context):
             self.ran.append(context.task.name)
 
+        @self.app.handler()
+        async def count(context, number: int):
+            self.ran.append((context.task.name, number))
+
         self.template = send
 
     @contextlib.asynccontextmanager
@@ -136,3 +140,20 @@ async def test_permits_of_a_large_limit_are_few_and_none_is_left_after_its_task_
 
     assert len(worker.ran) == ran
     assert await permits() == 0
+
+
+async def test_invalid_arguments_are_reported_until_they_are_corrected(bench):
+    bench.task("wrong", handler="count", intervalSeconds=1, args={"number": "many"})
+    bench.task("right", handler="count", intervalSeconds=1, args={"number": 7})
+    await bench.start()
+
+    async with Worker(bench).at_work() as worker:
+        await bench.until(lambda: ("right", 7) in worker.ran)
+        await bench.until(lambda: bench.condition("HandlerResolved", "wrong")["reason"] == "ArgumentsInvalid")
+        message = bench.condition("HandlerResolved", "wrong")["message"]
+        assert message == "spec.args.number: 'many' is not of type 'integer'."
+        assert bench.condition("HandlerResolved", "right")["status"] == "True"
+
+        bench.api.edit(TASKS, "default/wrong", args={"number": 8})
+        await bench.until(lambda: ("wrong", 8) in worker.ran)
+        await bench.until(lambda: bench.condition("Ready", "wrong")["status"] == "True")

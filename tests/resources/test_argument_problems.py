@@ -14,6 +14,7 @@ from pyncette.resources.argument_problems import (
     TEXT_CHARACTERS_MAX,
     ArgumentProblem,
     argument_problems,
+    published_argument_problems,
 )
 
 
@@ -117,3 +118,57 @@ def test_problems_are_bounded_in_number_and_length():
 
     assert len(problems) == PROBLEMS_MAX
     assert {len(problem.message) for problem in problems} == {TEXT_CHARACTERS_MAX + 1}
+
+
+# --- Schemas of a hostile database -----------------------------------------------------------------------------------
+
+
+def doubling(levels):
+    """A schema of some lines that applies its last rule 2 ** *levels* times."""
+    rules = {f"r{level}": {"allOf": [{"$ref": f"#/$defs/r{level + 1}"}] * 2} for level in range(levels)}
+    return {"$ref": "#/$defs/r0", "$defs": {**rules, f"r{levels}": {"type": "object"}}}
+
+
+def nested(levels):
+    return b'{"not":' * levels + b"{}" + b"}" * levels
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param(doubling(60), id="doubling"),
+        pytest.param({"$ref": "#"}, id="itself"),
+        pytest.param({"$ref": "#/$defs/gone"}, id="gone"),
+        pytest.param({"$id": "::::", "$ref": "//["}, id="not-a-url"),
+        pytest.param(
+            {"properties": {"text": {"type": "string", "pattern": "^(a+)+$"}}}, id="a-regular-expression"
+        ),
+        pytest.param({"patternProperties": {"^(t|t)+x$": {"type": "integer"}}}, id="a-pattern-of-names"),
+        pytest.param({"properties": {"number": {"multipleOf": 1e-320}}}, id="an-overflow"),
+        pytest.param({"anyOf": [{"type": "array"}] * 5_000}, id="many-rules"),
+    ],
+)
+def test_a_hostile_schema_takes_no_time_and_has_no_problems(schema):
+    args = {"text": "a" * 50 + "!", "t" * 60: 1, "number": 1e308}
+
+    found = argument_problems(schema, args)
+
+    assert all("spec.args" in str(problem) for problem in found)
+    assert len(str(found)) < 5_000
+
+
+@pytest.mark.parametrize("schema", [b"", b"{", b"7", b"null", b"\xff", nested(5_000)])
+def test_a_text_that_is_no_schema_has_no_problems(schema):
+    assert published_argument_problems(schema, VALID) == []
+
+
+def test_a_schema_elsewhere_is_not_fetched(monkeypatch):
+    def connect(*_args):
+        raise AssertionError("a schema was fetched")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+
+    for reference in ("http://127.0.0.1:1/schema", "file:///etc/passwd", "https://json-schema.org/other"):
+        assert argument_problems({"$ref": reference}, VALID) == []

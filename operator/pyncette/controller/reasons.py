@@ -121,6 +121,11 @@ class Reason(Enum):
         "The task is dynamic, but the pool's task module does not declare its handler as a dynamic task.",
         "Warning",
     )
+    ARGUMENTS_INVALID = (
+        "ArgumentsInvalid",
+        "The arguments of the task do not fit those that its handler takes in the pool's task module.",
+        "Warning",
+    )
     RETRIES_EXHAUSTED = (
         "RetriesExhausted",
         "The attempts of an occurrence are exhausted, and onExhausted is Suspend.",

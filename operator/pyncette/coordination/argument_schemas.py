@@ -13,7 +13,6 @@ from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record
 from pyncette.core.spec import Spec
 from pyncette.ledger.ledger import Rule, Ruling
 from pyncette.store.base import ANSWER_RECORDS_MAX, ARGS_BYTES_MAX, Store
-from pyncette.store.codec import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +57,13 @@ def publication(realm: str, handler: str, schema: dict[str, Any] | None) -> Rule
     return rule
 
 
-async def published_schemas(store: Store, realm: str, handlers: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the published schemas of *handlers*, by handler; an unreadable one is left out. Raises StoreError."""
+async def published_schemas(store: Store, realm: str, handlers: Iterable[str]) -> dict[str, bytes]:
+    """Return the published schemas of *handlers* as JSON, by handler. Raises StoreError."""
     keys = [schema_key(realm, handler) for handler in handlers]
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, bytes] = {}
     for at in range(0, len(keys), ANSWER_RECORDS_MAX):
         chunk = keys[at : at + ANSWER_RECORDS_MAX]
         for key, record in zip(chunk, await store.load(chunk), strict=True):
-            if record is None:
-                continue
-            try:
-                found[key.instance] = msgspec.json.decode(record.spec.args, type=dict[str, Any])
-            except UNREADABLE as error:
-                logger.warning("could not read the schema of %s: %s", key.instance, error)
+            if record is not None:
+                found[key.instance] = bytes(record.spec.args)
     return found

@@ -1,22 +1,44 @@
-"""Compares the arguments of a manifest with the JSON schema of the handler's arguments."""
+"""
+Compares the arguments of a manifest with the JSON schema of the handler's arguments.
+
+A schema that was read from a database is untrusted input, since its tenant can write anything there. So only keywords
+whose work is bounded by that of a step have an effect, and the steps of one check are counted.
+"""
 
 from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import msgspec
 
 from pyncette.core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
+    from jsonschema.protocols import Validator
 
 PROBLEMS_MAX: Final = 10
 """Problems of one manifest that are reported."""
 
 TEXT_CHARACTERS_MAX: Final = 200
 """Of a message: it may quote values, and rules of a schema."""
+
+STEPS_MAX: Final = 2_000
+"""Keywords that one check applies: enough for hundreds of arguments. A hostile schema would take any number."""
+
+VALIDATORS_MAX: Final = 256
+"""Schemas that stay compiled: to compile one takes longer than to apply it."""
+
+KEYWORDS: Final = frozenset(
+    {"$ref", "type", "enum", "const", "format", "properties", "required", "additionalProperties", "items", "prefixItems"}
+    | {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "anyOf", "allOf", "oneOf"}
+    | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+)  # fmt: skip
+"""Keywords that are applied. Not among them: `pattern`, since a regular expression may take for ever."""
 
 FORMATS: Final[Mapping[str, Callable[[str], object]]] = {
     "date": datetime.date.fromisoformat,
@@ -39,6 +61,10 @@ class ArgumentProblem(NamedTuple):
         return f"spec.args{place}: {self.message}"
 
 
+class _TooManyStepsError(Exception):
+    """A check took more than `STEPS_MAX` steps."""
+
+
 def argument_problems(
     schema: Mapping[str, Any], args: Mapping[str, Any], *, complete: bool = True
 ) -> list[ArgumentProblem]:
@@ -46,25 +72,69 @@ def argument_problems(
     Return what is wrong with *args* by the JSON *schema* of a handler's arguments, in the order of their places.
 
     Unless they are *complete*, arguments may be missing: a template gets them from its instances. A schema that is itself
-    invalid has no problems: it says nothing about the arguments.
+    invalid, or that takes too long to apply, has no problems: it says nothing about the arguments.
     """
-    from jsonschema import Draft202012Validator, FormatChecker  # noqa: PLC0415 - it takes a tenth of a second to load
-    from jsonschema.exceptions import SchemaError  # noqa: PLC0415
+    return published_argument_problems(msgspec.json.encode(schema), args, complete=complete)
 
-    rules = dict(schema) if complete else {**schema, "required": []}
-    try:
-        Draft202012Validator.check_schema(rules)
-    except SchemaError:
+
+def published_argument_problems(
+    schema: bytes, args: Mapping[str, Any], *, complete: bool = True
+) -> list[ArgumentProblem]:
+    """Return what `argument_problems` does, for a *schema* as it is stored."""
+    checked = _compiled(schema, complete)
+    if checked is None:
         return []
+    rules, validator = checked
+    try:
+        errors = list(validator(STEPS_MAX).iter_errors(dict(args)))
+    except Exception:  # noqa: BLE001 - a schema that is valid by its form may still raise anything, or take too many steps
+        return []
+    problems = [problem for error in errors for problem in _problems(error, rules)]
+    problems.sort(key=lambda problem: [str(part) for part in problem.path])
+    return problems[:PROBLEMS_MAX]
+
+
+@lru_cache(maxsize=VALIDATORS_MAX)
+def _compiled(schema: bytes, complete: bool) -> tuple[dict[str, Any], Callable[[int], Validator]] | None:
+    """Return the rules of *schema*, and a function that returns a validator with so many steps; None if it is invalid."""
+    from jsonschema import Draft202012Validator, FormatChecker  # noqa: PLC0415 - it takes a tenth of a second to load
+    from jsonschema.validators import extend  # noqa: PLC0415
+    from referencing import Registry  # noqa: PLC0415
+
+    try:
+        rules: dict[str, Any] = msgspec.json.decode(schema, type=dict[str, Any])
+        if not complete:
+            rules["required"] = []
+        Draft202012Validator.check_schema(rules)
+    except Exception:  # noqa: BLE001 - the text may be anything, and deeper than the stack
+        return None
     checker = FormatChecker(formats=())
     for name, parse in FORMATS.items():
         checker.checks(name, raises=ValueError)(_format(parse))
-    validator = Draft202012Validator(rules, format_checker=checker)
-    problems = sorted(
-        (problem for error in validator.iter_errors(dict(args)) for problem in _problems(error, rules)),
-        key=lambda problem: [str(part) for part in problem.path],
-    )
-    return problems[:PROBLEMS_MAX]
+
+    def validator(steps: int) -> Validator:
+        left = [steps]
+        keywords = {name: _counted(Draft202012Validator.VALIDATORS[name], left) for name in KEYWORDS}
+        others = dict.fromkeys(Draft202012Validator.VALIDATORS.keys() - KEYWORDS, _ignored)
+        kind = cast("Any", extend)(Draft202012Validator, {**keywords, **others})
+        # With a registry of its own, it resolves references within the schema, and fetches none.
+        return cast("Validator", kind(rules, registry=Registry(), format_checker=checker))
+
+    return rules, validator
+
+
+def _counted(keyword: Any, left: list[int]) -> Any:
+    def apply(*args: Any) -> Iterator[ValidationError]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise _TooManyStepsError
+        yield from keyword(*args) or ()
+
+    return apply
+
+
+def _ignored(*_: Any) -> tuple[()]:
+    return ()
 
 
 def _format(parse: Callable[[str], object]) -> Callable[[object], bool]:

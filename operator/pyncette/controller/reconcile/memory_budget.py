@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 from weakref import WeakSet
 
@@ -199,6 +199,11 @@ def size_of(record: Record) -> int:
 def size_of_members(members: tuple[Member, ...]) -> int:
     """Return the estimated size of *members* in memory, in bytes."""
     return sum(RECORD_BYTES + TEXT_FACTOR * len(_encode(member)) for member in members)
+
+
+def size_of_schemas(schemas: Mapping[str, bytes]) -> int:
+    """Return the estimated size of *schemas* in memory, in bytes."""
+    return sum(RECORD_BYTES + len(handler) + len(schema) for handler, schema in schemas.items())
 
 
 def size_of_partitions(partitions: list[Partition]) -> int:

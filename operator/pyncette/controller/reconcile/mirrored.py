@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from pyncette.clock import SECOND
@@ -23,6 +24,7 @@ from pyncette.controller.reconcile.memory_budget import (
     size_of,
     size_of_members,
     size_of_partitions,
+    size_of_schemas,
 )
 from pyncette.controller.reconcile.realms import Realms
 from pyncette.controller.reconcile.record_scan import (
@@ -31,11 +33,13 @@ from pyncette.controller.reconcile.record_scan import (
     holds_anything,
     scan_records,
 )
+from pyncette.coordination.argument_schemas import published_schemas
 from pyncette.coordination.members import Member, members
 from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX
+from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +50,18 @@ _StoredKey: TypeAlias = tuple[str, Key]
 """A store name, and a key there."""
 
 
+SCHEMAS_MAX: Final = 500
+"""Handlers of a pool whose arguments are checked, as many as one request loads: a database may hold any number."""
+
+
 class PoolView(NamedTuple):
     """The workers and the backlog of a pool on a backend."""
 
     members: tuple[Member, ...] = ()
     due: int = 0
     """Occurrences of its tasks that wait for a worker."""
+    schemas: Mapping[str, bytes] = MappingProxyType({})
+    """The JSON schemas of the arguments of the handlers of its tasks."""
 
 
 class Scan(NamedTuple):
@@ -251,11 +261,11 @@ class Mirrored:
             read = await self._scan_realm(store_name, ledger, realm, pool, has_pool, budget)
             if read is None:
                 continue
-            workers, waiting = read
+            workers, waiting, schemas = read
             if has_pool:
                 late = 0 if waiting.since is None else ledger.clock.now() - waiting.since
                 backlogs[pool] = Backlog(min(waiting.due, COUNTED_MAX), max(0, late) / SECOND)
-            view = PoolView(workers, waiting.due if has_pool else 0)
+            view = PoolView(workers, waiting.due if has_pool else 0, schemas)
             if self._pools.get((store_name, pool), PoolView()) != view:
                 changed_pools.append(pool)
             self._pools[store_name, pool] = view
@@ -288,15 +298,17 @@ class Mirrored:
         pool: ObjectName,
         has_pool: bool,
         budget: ScanBudget,
-    ) -> tuple[tuple[Member, ...], Waiting] | None:
+    ) -> tuple[tuple[Member, ...], Waiting, Mapping[str, bytes]] | None:
         """
         Read the records of tasks in *realm*, as far as they fit into *budget*. Raises StoreError.
 
-        Return the workers of the *pool* and its backlog; None if they, the partitions or the rows exceed *budget*.
+        Return the workers of the *pool*, its backlog, and the schemas of its handlers; None if they, the partitions or the rows exceed *budget*.
         """
         workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
         partitions = await ledger.store.partitions(realm)
-        if not budget.admits(pool.namespace, size_of_members(workers) + size_of_partitions(partitions)):
+        schemas = await self._schemas(ledger.store, realm, workers, partitions)
+        size = size_of_members(workers) + size_of_partitions(partitions) + size_of_schemas(schemas)
+        if not budget.admits(pool.namespace, size):
             return None
         try:
             waiting, templates, is_empty = await self._scan_tasks(
@@ -313,7 +325,15 @@ class Mirrored:
             self.realms.keep(backend, realm)
         else:
             await self.realms.retire(backend, ledger, realm)
-        return workers, waiting
+        return workers, waiting, schemas
+
+    async def _schemas(
+        self, store: Store, realm: str, workers: Sequence[Member], partitions: Sequence[Partition]
+    ) -> Mapping[str, bytes]:
+        """Return the published schemas of the handlers that tasks name and workers have. Raises StoreError."""
+        registered = {handler for worker in workers for handler in worker.handlers}
+        named = {partition.handler for partition in partitions}
+        return await published_schemas(store, realm, sorted(registered & named)[:SCHEMAS_MAX])
 
     def _note_overfull(
         self, backend: str, overfull: set[str], pools: Sequence[ObjectName], namespace: str | None

@@ -24,7 +24,7 @@ from pyncette.controller.cluster.api import (
 from pyncette.controller.cluster.objects import Objects, read_whole
 from pyncette.controller.cluster.reduction import read_reduced
 from pyncette.controller.reconcile.backends import Backends, OpenBackend
-from pyncette.controller.reconcile.mirrored import Mirrored
+from pyncette.controller.reconcile.mirrored import Mirrored, PoolView
 from pyncette.controller.settings import BackendSettings, WorkerSettings
 from pyncette.controller.status.conditions import STALLED, condition_of
 from pyncette.controller.status.differences import Difference, differs, read_status
@@ -44,7 +44,6 @@ from pyncette.controller.workloads.workloads import (
     deployment_name,
     workloads_of,
 )
-from pyncette.coordination.members import Member
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.resources.pool import PoolStatus, PyncetteWorkerPool
@@ -123,6 +122,7 @@ class Pools:
         backend = pool.spec.backend_ref.name
         access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
+        view = self._view(backend, name) if access is Access.OPEN else None
         observed = ObservedPool(
             name.name,
             backend=backend,
@@ -130,7 +130,8 @@ class Pools:
             fault=found.fault if found is not None and access is Access.DOWN else "",
             rolling_out=not pool.spec.external and rolling_out(self._deployment(pool)),
             wanted=None if pool.spec.external else pool.spec.replicas,
-            members=self._members(backend, name) if access is Access.OPEN else None,
+            members=None if view is None else view.members,
+            schemas={} if view is None else view.schemas,
             problem=_problem(name, pool.status),
         )
         return PoolLocation(realm, observed, found)
@@ -189,9 +190,8 @@ class Pools:
     def _deployment(self, pool: PyncetteWorkerPool) -> Manifest | None:
         return self._objects.get(DEPLOYMENTS, deployment_name(pool))
 
-    def _members(self, backend: str, name: ObjectName) -> tuple[Member, ...] | None:
-        view = self._mirrored.pool(self._backends.store_name(backend), name)
-        return None if view is None else view.members
+    def _view(self, backend: str, name: ObjectName) -> PoolView | None:
+        return self._mirrored.pool(self._backends.store_name(backend), name)
 
     # --- For itself --------------------------------------------------------------------------------------------------
 
@@ -334,7 +334,7 @@ class Pools:
         if isinstance(pool, Refusal):
             return PoolEnvironment(self.now(), realm=realm, tasks=tasks, refused=refused)
         backend = pool.spec.backend_ref.name
-        view = self._mirrored.pool(self._backends.store_name(backend), name)
+        view = self._view(backend, name)
         access = self._access(backend, name.namespace)
         found = self._backends.get(backend)
         return PoolEnvironment(

@@ -18,10 +18,13 @@ from pyncette.controller.status.task_context import (
     problem_of,
 )
 from pyncette.coordination.members import Member
+from pyncette.resources.argument_problems import published_argument_problems
 from pyncette.resources.reading import not_dynamic, other_partitions, unknown_handler
 from pyncette.resources.task import PyncetteTask
 
-MISMATCHES: Final = frozenset({Reason.PARTITIONS_DIFFER, Reason.HANDLER_NOT_DYNAMIC})
+MISMATCHES: Final = frozenset(
+    {Reason.PARTITIONS_DIFFER, Reason.HANDLER_NOT_DYNAMIC, Reason.ARGUMENTS_INVALID}
+)
 """Why workers that have registered the handler cannot run it."""
 
 UNRESOLVED: Final = frozenset({Reason.HANDLER_NOT_FOUND, *MISMATCHES})
@@ -46,8 +49,14 @@ def handler_condition(context: TaskContext) -> Answer:
         return Answer("Unknown", Reason.POOL_NOT_FOUND, no_such_pool(pool))
     knowing = [member for member in members if name in member.handlers]
     if knowing:
-        return _mismatch(context, name, knowing) or Answer(
-            "True", Reason.HANDLER_REGISTERED, f'Workers of the pool "{pool.name}" have registered "{name}".'
+        return (
+            _mismatch(context, name, knowing)
+            or _invalid_arguments(context, name)
+            or Answer(
+                "True",
+                Reason.HANDLER_REGISTERED,
+                f'Workers of the pool "{pool.name}" have registered "{name}".',
+            )
         )
     if members:
         said = unknown_handler(name, {known for member in members for known in member.handlers})
@@ -94,6 +103,23 @@ def _mismatch(context: TaskContext, name: str, knowing: Sequence[Member]) -> Ans
         name not in one.refused or (stored is not None and one.count_of(name) == stored) for one in fitting
     ):
         return None  # a worker whose count matches the stored one by now is about to accept the handler again
+    return _unless_rolled_out(context, reason, message)
+
+
+def _invalid_arguments(context: TaskContext, name: str) -> Answer | None:
+    """Return what is wrong with the arguments by the schema that the workers have published; None if nothing is."""
+    schema = context.pool.schemas.get(name)
+    if schema is None or not isinstance(context.task, PyncetteTask):
+        return None
+    spec = context.task.spec
+    # The instances of a dynamic task bring the arguments that it leaves out.
+    problems = published_argument_problems(schema, spec.args, complete=not spec.dynamic)
+    if not problems:
+        return None
+    return _unless_rolled_out(context, Reason.ARGUMENTS_INVALID, "; ".join(map(str, problems)))
+
+
+def _unless_rolled_out(context: TaskContext, reason: Reason, message: str) -> Answer:
     if context.pool.rolling_out:
         return Answer(
             "Unknown", Reason.HANDLER_PENDING, f"{message}. A rollout is under way that may change it."

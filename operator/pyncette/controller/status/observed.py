@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pyncette.clock import Duration, Instant
@@ -46,6 +48,8 @@ class ObservedPool(NamedTuple):
     """The desired number of workers; None if others start them."""
     members: tuple[Member, ...] | None = None
     """Running workers that are registered in the backend; None if it could not be read."""
+    schemas: Mapping[str, bytes] = MappingProxyType({})
+    """The JSON schemas of the arguments of handlers, as its workers have published them."""
 
 
 class ObservedTask(NamedTuple):
