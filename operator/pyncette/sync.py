@@ -97,20 +97,32 @@ class Client:
         return self._call(lambda context: context.get_task(task, instance_name))
 
     def list_tasks(
-        self, task: Task, limit: int | None = None, continuation_token: ContinuationToken | None = None
+        self,
+        task: Task,
+        limit: int | None = None,
+        continuation_token: ContinuationToken | None = None,
+        prefix: str = "",
     ) -> ListTasksResponse:
         """Return a page of at most *limit* instances of *task*, as `PyncetteContext.list_tasks` does."""
-        return self._call(lambda context: context.list_tasks(task, limit, continuation_token))
+        return self._call(lambda context: context.list_tasks(task, limit, continuation_token, prefix))
 
     def schedule_many(
-        self, task: Task, items: Iterable[tuple[str, Mapping[str, Any]]], force: bool = False
+        self,
+        task: Task,
+        items: Iterable[tuple[str, Mapping[str, Any]]],
+        force: bool = False,
+        *,
+        keep_sooner: bool | None = None,
     ) -> Iterator[InstanceResult]:
         """
         Create or update any number of instances, given as pairs of name and options, and yield a result for each.
 
         *items* are read in the thread of the caller, 500 at a time. Nothing is done unless the results are iterated over.
         """
-        return self._many(items, lambda context, chunk: context.schedule_many(task, chunk, force))
+        return self._many(
+            items,
+            lambda context, chunk: context.schedule_many(task, chunk, force, keep_sooner=keep_sooner),
+        )
 
     def unschedule_many(self, task: Task, names: Iterable[str]) -> Iterator[InstanceResult]:
         """Remove any number of instances, like `schedule_many`."""
