@@ -101,10 +101,11 @@ class Client:
         task: Task,
         limit: int | None = None,
         continuation_token: ContinuationToken | None = None,
+        *,
         prefix: str = "",
     ) -> ListTasksResponse:
         """Return a page of at most *limit* instances of *task*, as `PyncetteContext.list_tasks` does."""
-        return self._call(lambda context: context.list_tasks(task, limit, continuation_token, prefix))
+        return self._call(lambda context: context.list_tasks(task, limit, continuation_token, prefix=prefix))
 
     def schedule_many(
         self,

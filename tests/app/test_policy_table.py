@@ -82,7 +82,7 @@ def test_an_instance_takes_the_policies_of_a_row_and_gives_them_back(row):
     declared = Pyncette(defaults="safe").dynamic_task(**row.options)(a_handler)
     stored = template._instance("ada", spec)
 
-    assert spec.policies in {declared.policies, None}
+    assert spec.policies in {declared._policies, None}
     assert {name: getattr(stored, name) for name in row.options} == row.options
 
 

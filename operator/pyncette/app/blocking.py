@@ -119,10 +119,13 @@ class BlockingPyncetteContext:
         task: Task,
         limit: int | None = None,
         continuation_token: ContinuationToken | None = None,
+        *,
         prefix: str = "",
     ) -> ListTasksResponse:
         """Return a page of instances, like `PyncetteContext.list_tasks`."""
-        return self._call.wait_for(self._app_context.list_tasks(task, limit, continuation_token, prefix))
+        return self._call.wait_for(
+            self._app_context.list_tasks(task, limit, continuation_token, prefix=prefix)
+        )
 
     def schedule_many(
         self,
