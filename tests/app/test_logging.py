@@ -41,7 +41,7 @@ async def nothing(context): ...
 
 def with_policies(task, **policies):
     """Give *task* policies that only a resource can give it."""
-    task._policies = replace(task._policies, **policies)
+    task._cached_policies = replace(task._policies, **policies)
 
 
 async def lines_of(app, remind, clock, *, after=1.0, during=None):

@@ -33,7 +33,7 @@ def when_ready(server):
     # The client is used before the fork: its backend is open when the workers begin.
     from scheduling import client
     from tasks import remind
-    client.schedule_task(remind, "of-the-parent", schedule="0 8 * * *", text="first")
+    client.schedule_task(remind, "of-the-parent", schedule="0 8 * * *", args={"text": "first"})
 """
 
 DAILY = {"text": "stretch", "schedule": "0 8 * * *", "timezone": "Europe/Dublin"}

@@ -119,19 +119,31 @@ class BlockingPyncetteContext:
         task: Task,
         limit: int | None = None,
         continuation_token: ContinuationToken | None = None,
+        *,
+        prefix: str = "",
     ) -> ListTasksResponse:
         """Return a page of instances, like `PyncetteContext.list_tasks`."""
-        return self._call.wait_for(self._app_context.list_tasks(task, limit, continuation_token))
+        return self._call.wait_for(
+            self._app_context.list_tasks(task, limit, continuation_token, prefix=prefix)
+        )
 
     def schedule_many(
-        self, task: Task, items: Iterable[tuple[str, Mapping[str, Any]]], force: bool = False
+        self,
+        task: Task,
+        items: Iterable[tuple[str, Mapping[str, Any]]],
+        force: bool = False,
+        *,
+        keep_sooner: bool | None = None,
     ) -> Iterator[InstanceResult]:
         """
         Create or update any number of instances, like `PyncetteContext.schedule_many`.
 
         The items are read in this thread, a batch at a time: they may come from a function that blocks.
         """
-        return self._batches(items, lambda batch: self._app_context.schedule_many(task, batch, force=force))
+        return self._batches(
+            items,
+            lambda batch: self._app_context.schedule_many(task, batch, force=force, keep_sooner=keep_sooner),
+        )
 
     def unschedule_many(self, task: Task, names: Iterable[str]) -> Iterator[InstanceResult]:
         """Remove any number of instances, as a stream like `schedule_many`."""

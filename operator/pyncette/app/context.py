@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, Unpack, cast, overload
 
-from pyncette.app.instances import edit_of
+from pyncette.app.instance_edits import edit_of
 from pyncette.app.modes import datetime_of
 from pyncette.app.options import arguments_of
 from pyncette.app.registration import ContextOf, TaskRegistration

@@ -8,11 +8,10 @@ import binascii
 import json
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from enum import Enum
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from pyncette.app.defaults import Defaults
+from pyncette.app.instance_edits import Edit
 from pyncette.app.modes import datetime_of
 from pyncette.app.options import check_instance_name
 from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
@@ -36,36 +35,6 @@ BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are written at the same time. More would only wait in the backend."""
 
 _T = TypeVar("_T")
-
-
-class Edit(Enum):
-    """What scheduling does to an instance that exists."""
-
-    REPLACE = "replace"
-    """The new schedule replaces the old one. A running instance is refused."""
-    KEEP_SOONER = "keep sooner"
-    """The sooner of the old and the new next time is kept. A running instance is refused."""
-    OVERWRITE = "overwrite"
-    """Everything is replaced, and a running handler loses its lease (`force`)."""
-
-
-def edit_of(defaults: Defaults, options: dict[str, Any], *, force: bool) -> Edit:
-    """
-    Return what a call that schedules does to an existing instance, and remove `keep_sooner` from its *options*.
-
-    With loose keywords, `keep_sooner` is an argument. Raises ValueError.
-    """
-    keep_sooner = defaults.keep_sooner
-    if not defaults.loose_keywords:
-        keep_sooner = options.pop("keep_sooner", keep_sooner)
-        for name, value in (("force", force), ("keep_sooner", keep_sooner)):
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} must be True or False, not {value!r}")  # noqa: TRY004 - what is refused is a ValueError
-        if force and keep_sooner:
-            raise ValueError("force and keep_sooner are mutually exclusive: force replaces the schedule")
-    if force:
-        return Edit.OVERWRITE
-    return Edit.KEEP_SOONER if keep_sooner else Edit.REPLACE
 
 
 class InstanceRequest(NamedTuple):
