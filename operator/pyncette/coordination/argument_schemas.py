@@ -58,12 +58,13 @@ def publication(realm: str, handler: str, schema: dict[str, Any] | None) -> Rule
 
 
 async def published_schemas(store: Store, realm: str, handlers: Iterable[str]) -> dict[str, bytes]:
-    """Return the published schemas of *handlers* as JSON, by handler. Raises StoreError."""
-    keys = [schema_key(realm, handler) for handler in handlers]
-    found: dict[str, bytes] = {}
-    for at in range(0, len(keys), ANSWER_RECORDS_MAX):
-        chunk = keys[at : at + ANSWER_RECORDS_MAX]
-        for key, record in zip(chunk, await store.load(chunk), strict=True):
-            if record is not None:
-                found[key.instance] = bytes(record.spec.args)
-    return found
+    """
+    Return the published schemas of *handlers* as JSON, by handler. Raises StoreError.
+
+    At most `ANSWER_RECORDS_MAX` are read: a database may name any number of handlers.
+    """
+    keys = [schema_key(realm, handler) for handler in sorted(handlers)[:ANSWER_RECORDS_MAX]]
+    if not keys:
+        return {}
+    records = zip(keys, await store.load(keys), strict=True)
+    return {key.instance: bytes(record.spec.args) for key, record in records if record is not None}

@@ -39,7 +39,6 @@ from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX
-from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +47,6 @@ REFRESHED_ROWS_MAX: Final = 10_000
 
 _StoredKey: TypeAlias = tuple[str, Key]
 """A store name, and a key there."""
-
-
-SCHEMAS_MAX: Final = 500
-"""Handlers of a pool whose arguments are checked, as many as one request loads: a database may hold any number."""
 
 
 class PoolView(NamedTuple):
@@ -306,7 +301,9 @@ class Mirrored:
         """
         workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
         partitions = await ledger.store.partitions(realm)
-        schemas = await self._schemas(ledger.store, realm, workers, partitions)
+        registered = {handler for worker in workers for handler in worker.handlers}
+        named = registered & {partition.handler for partition in partitions}
+        schemas = await published_schemas(ledger.store, realm, named)
         size = size_of_members(workers) + size_of_partitions(partitions) + size_of_schemas(schemas)
         if not budget.admits(pool.namespace, size):
             return None
@@ -326,14 +323,6 @@ class Mirrored:
         else:
             await self.realms.retire(backend, ledger, realm)
         return workers, waiting, schemas
-
-    async def _schemas(
-        self, store: Store, realm: str, workers: Sequence[Member], partitions: Sequence[Partition]
-    ) -> Mapping[str, bytes]:
-        """Return the published schemas of the handlers that tasks name and workers have. Raises StoreError."""
-        registered = {handler for worker in workers for handler in worker.handlers}
-        named = {partition.handler for partition in partitions}
-        return await published_schemas(store, realm, sorted(registered & named)[:SCHEMAS_MAX])
 
     def _note_overfull(
         self, backend: str, overfull: set[str], pools: Sequence[ObjectName], namespace: str | None
