@@ -7,7 +7,7 @@ from pyncette import Context, Pyncette
 
 logger = logging.getLogger("shop")
 
-app = Pyncette()
+app = Pyncette(defaults="safe")
 
 
 @app.handler()

@@ -7,7 +7,7 @@ from pyncette import Context, Pyncette
 
 logger = logging.getLogger("quickstart")
 
-app = Pyncette()
+app = Pyncette(defaults="safe")
 
 
 @app.handler()

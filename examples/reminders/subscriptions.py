@@ -25,13 +25,17 @@ def reminder_of(person: Person) -> tuple[str, Mapping[str, Any]]:
         "schedule": f"{minute} {hour} * * {person.days} {second}",  # seconds come last
         "timezone": person.zone,
         # Only the person: all other data may change until the handler runs.
-        "person_id": person.id,
+        "args": {"person_id": person.id},
     }
 
 
 def report_of(person: Person) -> tuple[str, Mapping[str, Any]]:
     """Return the name and the options of the instance that writes *person* a report each week."""
-    return str(person.id), {"schedule": REPORT_TIME, "timezone": person.zone, "person_id": person.id}
+    return str(person.id), {
+        "schedule": REPORT_TIME,
+        "timezone": person.zone,
+        "args": {"person_id": person.id},
+    }
 
 
 async def subscribe_everyone(context: PyncetteContext, database: Database) -> AsyncIterator[InstanceResult]:
@@ -52,8 +56,8 @@ async def change_preferences(context: PyncetteContext, database: Database, peopl
     """
     Replace the subscriptions of *people*.
 
-    With force, since otherwise the earlier of the old and the new next time is kept: one more reminder at the old time. A
-    reminder that is being sent at this moment loses its lease, but is still sent.
+    With force, since otherwise a subscription whose reminder is being sent at this moment is refused. That reminder loses
+    its lease, but is still sent.
     """
     preferences = list(people)
     await database.change_preferences(preferences)

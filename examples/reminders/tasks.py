@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from examples.reminders import settings
 from examples.reminders.database import Database
 from examples.reminders.mail import AddressRefusedError, Mailer, reminder
-from pyncette import Context, Pyncette, PyncetteContext
+from pyncette import Context, FailureMode, Pyncette, PyncetteContext
 from pyncette.backend import backend_repository
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.model import NextFunc
@@ -23,8 +23,14 @@ ATTEMPTS_MAX = 10
 FIRST_RETRY_SECONDS = 2
 LAST_RETRY_SECONDS = 300
 
-# retry_later_and_later also handles unexpected errors, so failure_mode can keep its default.
-app = Pyncette(backend_repository, backend_url=settings.BACKEND)
+app = Pyncette(backend_repository, defaults="safe", backend_url=settings.BACKEND)
+
+
+class RunContext(Context):
+    """The context of a run, with the values of the fixtures below."""
+
+    database: Database
+    mailer: Mailer
 
 
 @app.fixture()
@@ -59,8 +65,8 @@ async def retry_later_and_later(context: Context, run: NextFunc) -> None:
         raise RetryAfter(delay, f"{type(error).__name__}: {error}") from error
 
 
-@app.dynamic_task(heartbeat="automatic")
-async def remind(context: Context) -> None:
+@app.dynamic_task(failure_mode=FailureMode.NONE)  # without a limit of its own: retry_later_and_later has one
+async def remind(context: RunContext, person_id: int) -> None:
     """
     Send a person their reminder.
 
@@ -68,9 +74,9 @@ async def remind(context: Context) -> None:
     sent is not sent again. If the worker crashes between sending and recording, the second message has the Message-ID of
     the first, so that mail systems can recognize the duplicate.
     """
-    database: Database = context.database
+    database = context.database
     message_id = f"<{context.idempotency_key}@habits.example>"
-    person = await database.person(context.args["person_id"])
+    person = await database.person(person_id)
     if person is None or await database.was_sent(message_id):
         return
     today = context.scheduled_at.date()  # in their zone, since scheduled_at is in the zone of the schedule
@@ -83,11 +89,11 @@ async def remind(context: Context) -> None:
     await database.note_sent(message_id, person.id, context.scheduled_at)
 
 
-@app.dynamic_task()
-async def report(context: Context) -> None:
+@app.dynamic_task(failure_mode=FailureMode.NONE)
+async def report(context: RunContext, person_id: int) -> None:
     """Write the report of the week that ends today for a person. Writing it again replaces it."""
-    database: Database = context.database
-    person = await database.person(context.args["person_id"])
+    database = context.database
+    person = await database.person(person_id)
     if person is None:
         return
     today = context.scheduled_at.date()
@@ -97,13 +103,13 @@ async def report(context: Context) -> None:
 
 
 @app.task(interval=datetime.timedelta(hours=1))
-async def tidy(context: Context) -> None:
+async def tidy(context: RunContext) -> None:
     """
     Remove the schedules of people who no longer get mail, so that they do not run in vain.
 
     It checks the last day each time, so a run that fails or is late misses nobody.
     """
-    database: Database = context.database
+    database = context.database
     left = await database.left_since(context.scheduled_at - datetime.timedelta(days=1))
     for task in (remind, report):
         async for result in context.app_context.unschedule_many(task, map(str, left)):

@@ -163,7 +163,7 @@ WRONG = {
     "a misspelt option of instantiate": 'remind.instantiate("a", intervall=MINUTE)',
     "a missing argument of a call": "async def x(context: Mine) -> None:\n    await typed(context)",
     "an argument of another type": 'async def x(context: Mine) -> None:\n    await typed(context, "x")',
-    "an internal member of a task": "print(remind._of_record)",
+    "an internal member of a task": "print(remind.of_record)",
     "an internal member of an app context": "def x(c: PyncetteContext) -> None:\n    print(c.declare_tasks)",
 }
 

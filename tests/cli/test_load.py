@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pyncette.core.record import Partition
+from pyncette.core.record import Key, Partition
 from pyncette.store.backend import read_backend
 from tests.cli import Program, TaskFolder, called
 
@@ -81,6 +81,28 @@ def test_each_line_becomes_an_instance(folder):
     )
     ada = json.loads(output)
     assert (ada["schedule"], ada["timeZone"], ada["args"]) == ("0 8 * * *", "Asia/Tokyo", {"id": 1})
+
+
+async def test_the_arguments_of_a_line_may_have_any_name_in_an_app_with_safe_defaults(folder):
+    typed = MODULE.replace("Pyncette()", 'Pyncette(defaults="safe")').replace(
+        "(context)", "(context, name: str)", 1
+    )
+    folder.write("tasks.py", typed)
+    folder.write(
+        "users.jsonl",
+        """
+        {"name": "ada", "interval_seconds": 60, "args": {"name": "Ada"}}
+        {"name": "ben", "interval_seconds": 60, "args": {"name": 3}}
+        """,
+    )
+
+    code, output = load(folder)
+
+    assert code == 1
+    assert "users.jsonl:2: the argument name is invalid: input should be a valid string, not 3" in output
+    async with read_backend(f"sqlite:///{folder / 'tasks.db'}").new_store(create=False) as store:
+        (record,) = await store.load([Key(Partition("", "remind"), "remind", "ada")])
+    assert bytes(record.spec.args) == b'{"name":"Ada"}'
 
 
 @pytest.mark.parametrize(

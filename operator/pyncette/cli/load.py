@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from pyncette.app.application import Pyncette
-from pyncette.app.context import PyncetteContext
+from pyncette.app.context import PyncetteContext, runtime_of
 from pyncette.app.options import OF_THE_TASK_ALONE
 from pyncette.app.policy_options import OLD_POLICIES
 from pyncette.app.process import choose_loop
@@ -69,10 +69,10 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
     execute_at: datetime.datetime | None = None
     args: dict[str, Any] = {}
 
-    def options(self) -> dict[str, Any]:
-        """Return the options and arguments for `schedule_many`. Raises ValueError."""
+    def options(self, *, loose_keywords: bool) -> dict[str, Any]:
+        """Return the options and arguments for `schedule_many`, by the defaults of the app. Raises ValueError."""
         taken = NOT_ARGUMENTS & self.args.keys()
-        if taken:
+        if taken and loose_keywords:
             raise ValueError(f"an argument cannot have the name of a task option: {min(taken)}")
         if self.timezone is not None and not _is_zone(self.timezone):
             raise ValueError(f"timezone: {no_such_zone(self.timezone)}")
@@ -85,7 +85,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
                 given["interval"] = datetime.timedelta(seconds=self.interval_seconds)
             except OverflowError:
                 raise ValueError("interval_seconds is too large") from None
-        return given | self.args
+        return given | (self.args if loose_keywords else {"args": self.args})
 
 
 class Loaded(NamedTuple):
@@ -163,10 +163,11 @@ class Load:
 
     async def run(self, context: PyncetteContext, task: Task, *, force: bool) -> None:
         """Schedule the remaining instances. Save the progress and raise StoreError if the backend fails."""
+        loose = runtime_of(context).app.defaults.loose_keywords
         try:
             with self._file.open("rb") as opened:
                 opened.seek(self.loaded.offset)
-                async for result in context.schedule_many(task, self._items(opened), force=force):
+                async for result in context.schedule_many(task, self._items(opened, loose), force=force):
                     self._over(self._under_way.popleft(), result.error)
         except BaseException:
             self._notebook.write(self.loaded)
@@ -175,7 +176,7 @@ class Load:
         self._progress(self.loaded)
         self._notebook.close()
 
-    def _items(self, opened: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _items(self, opened: BinaryIO, loose_keywords: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the instances. Refuse and skip invalid lines."""
         number, end = self.loaded.lines, self.loaded.offset
         while line := opened.readline(LINE_BYTES_MAX):
@@ -188,7 +189,7 @@ class Load:
                 continue
             try:
                 item = msgspec.json.decode(line, type=Line)
-                pair = item.name, item.options()
+                pair = item.name, item.options(loose_keywords=loose_keywords)
             except ValueError as error:  # which includes the errors of msgspec
                 self._refused += 1
                 reason = _reason(error) if isinstance(error, msgspec.MsgspecError) else error
