@@ -49,7 +49,7 @@ async def day(date: datetime.date, people: int) -> Account:
     async with (
         running_mail_server(),
         Database.open(settings.DATABASE) as database,
-        running(app, start, settle_seconds=HERD_SECONDS_MAX) as world,
+        running(app, start, backend="app", settle_seconds=HERD_SECONDS_MAX) as world,
     ):
         await sign_up_people(world.context, database, people, lambda: world.now)
         print(

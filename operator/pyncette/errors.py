@@ -42,6 +42,10 @@ class InvalidArgumentsError(PyncetteException, ValueError):
     """
 
 
+class StopRequested(PyncetteException):
+    """Raised by the context of a plain function once its run should stop: it was cancelled, or its worker has ended."""
+
+
 class DoNotRetry(PyncetteException):
     """Raised by a handler to fail the occurrence without further attempts."""
 

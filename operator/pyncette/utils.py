@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, ParamSpec
 
+from pyncette.app.calls import call_of, occurrence_of
 from pyncette.app.context import Context, runtime_of
-from pyncette.app.handlers import Handler, awaitable, mark_as_awaiting
+from pyncette.app.handlers import Handler, mark_as_awaiting
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.clock import Clock, Duration, SystemClock, Timer
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import LeaseLostException
-from pyncette.worker.occurrence import Occurrence
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RETRIES_A_LEASE: Final = 10
 """After a failed heartbeat, the next follows after this fraction of the lease."""
@@ -26,7 +26,7 @@ _P = ParamSpec("_P")
 
 def with_heartbeat(
     lease_remaining_ratio: float = 0.5, cancel_on_lease_lost: bool = False
-) -> Callable[[Callable[_P, Awaitable[None]]], Callable[_P, Coroutine[Any, Any, None]]]:
+) -> Callable[[Callable[_P, Awaitable[None] | None]], Callable[_P, Coroutine[Any, Any, None]]]:
     """
     Renew the lease of a running handler whenever only *lease_remaining_ratio* of it is left.
 
@@ -41,11 +41,13 @@ def with_heartbeat(
         raise ValueError(f"Lease remaining ratio must be in (0, 1), not {lease_remaining_ratio}")
 
     def decorator(handler: Handler) -> Callable[..., Coroutine[Any, Any, None]]:
+        call = call_of(handler)
+
         @functools.wraps(handler)
         async def run(context: Context, **arguments: Any) -> None:
             pulse = _Pulse(context, lease_remaining_ratio, cancel=cancel_on_lease_lost)
             try:
-                await awaitable(handler, handler(context, **arguments))
+                await call(context, **arguments)
             except asyncio.CancelledError:
                 pulse.raise_if_lost()
                 raise
@@ -64,7 +66,7 @@ class _Pulse:
     def __init__(self, context: Context, ratio: float, *, cancel: bool) -> None:
         self._context = context
         # Contexts of tests and of other decorators have no occurrence.
-        self._occurrence = _occurrence_of(context)
+        self._occurrence = occurrence_of(context)
         if self._occurrence is None:
             self._clock: Clock = SystemClock()
             self._heartbeats: set[asyncio.Task[None]] = set()
@@ -112,8 +114,9 @@ class _Pulse:
                 self._lose()
                 return
         except Exception as error:  # noqa: BLE001 - a middleware may have replaced the heartbeat with anything
-            facts = {} if self._occurrence is None else self._occurrence.log_fields()
-            logger.warning("a heartbeat failed: %s: %s", type(error).__name__, error, extra=facts)
+            logger.warning(
+                "a heartbeat failed: %s: %s", type(error).__name__, error, extra=self._log_fields()
+            )
             if self._cancel and self._occurrence is not None and not self._occurrence.lease_remaining():
                 self._lose()
                 return
@@ -123,11 +126,12 @@ class _Pulse:
     def _lose(self) -> None:
         if self._handler_task is None:
             return
-        logger.warning("the lease of %s was lost while its handler runs", self._context.task)
+        logger.warning("the lease was lost while the handler runs", extra=self._log_fields())
         if self._cancel:
             self._lost = True
             self._handler_task.cancel()
 
-
-def _occurrence_of(context: Any) -> Occurrence | None:
-    return context._occurrence if isinstance(context, Context) else None  # noqa: SLF001 - not for handlers
+    def _log_fields(self) -> dict[str, Any]:
+        if self._occurrence is None:
+            return {"task": str(self._context.task)}
+        return self._occurrence.log_fields()

@@ -115,7 +115,8 @@ async def a_handler(context):
     [
         ("shedule", "did you mean schedule?"),
         ("tz", 'write timezone="Europe/Dublin"'),
-        ("person", "(pass arguments as args={'person': …})"),
+        ("tz", "(for an argument: args={'tz': …})"),
+        ("person", "; pass arguments as args={'person': …}"),
     ],
 )
 def test_a_safe_app_refuses_loose_keywords(safe, keyword, hint):

@@ -38,6 +38,7 @@ async def test_the_examples_of_a_page_form_a_module_whose_own_tests_pass(page):
 
 MODULES = [
     "",
+    ".asgi",
     ".dynamodb",
     ".errors",
     ".executor",
@@ -47,6 +48,7 @@ MODULES = [
     ".redis",
     ".schedules",
     ".sqlite",
+    ".sync",
     ".testing",
     ".utils",
 ]

@@ -1,4 +1,4 @@
-"""A handler is a coroutine function that takes a context. Any other is reported at its declaration or when it runs."""
+"""A handler takes a context. One that yields is reported at its declaration, and what wraps a coroutine function awaits it."""
 
 import asyncio
 import datetime
@@ -12,7 +12,7 @@ import pytest
 
 from pyncette import FailureMode, Pyncette
 from pyncette.app.context import runtime_of
-from pyncette.app.handlers import PlainHandlerWarning
+from pyncette.app.handlers import UnawaitableWarning, is_plain
 from pyncette.core.record import Key, Partition
 from pyncette.core.times import instant_of
 from pyncette.utils import with_heartbeat
@@ -30,6 +30,10 @@ def plain(context):
 
 
 async def yielding(context):
+    yield context
+
+
+def generating(context):
     yield context
 
 
@@ -85,8 +89,11 @@ class PlainCallme:
     "handler",
     [
         fine,
+        plain,
         functools.partial(fine),
+        functools.partial(plain),
         Callme(),
+        Callme().plain_method,
         Callme().method,
         functools.partial(Callme().method),
         PlainCallme(),
@@ -100,6 +107,7 @@ class PlainCallme:
         lambda context: fine(context),  # noqa: PLW0108 - the test is of a lambda
         with_heartbeat()(fine),
         with_heartbeat()(annotated),
+        with_heartbeat()(plain),
         decorated(with_heartbeat()(fine)),
         Mock(),
         MagicMock(),
@@ -109,7 +117,7 @@ class PlainCallme:
         None,
     ],
 )
-def test_an_awaitable_handler_is_declared_without_a_warning(handler):
+def test_a_handler_is_declared_without_a_warning(handler):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
 
@@ -118,16 +126,15 @@ def test_an_awaitable_handler_is_declared_without_a_warning(handler):
 
 
 @pytest.mark.parametrize(
-    ("handler", "name"),
+    ("handler", "message"),
     [
-        (plain, "plain"),
-        (functools.partial(plain), "plain"),
-        (Callme().plain_method, "plain_method"),
-        (with_heartbeat()(plain), "plain"),
-        (with_heartbeat()(functools.partial(plain)), "plain"),
+        (yielding, "yielding is an async generator function: a handler must not yield"),
+        (generating, "generating is a generator function: a handler must not yield"),
+        (functools.partial(generating), "generating is a generator function"),
+        (with_heartbeat()(generating), "generating is a generator function"),
     ],
 )
-def test_a_plain_function_causes_a_warning_with_its_location(handler, name):
+def test_a_handler_that_yields_causes_a_warning_with_its_location(handler, message):
     app = Pyncette()
 
     for declare in (
@@ -136,16 +143,74 @@ def test_a_plain_function_causes_a_warning_with_its_location(handler, name):
         app.partitioned_task(name="partitioned", partition_count=2),
         app.handler(name="handler"),
     ):
-        with pytest.warns(
-            PlainHandlerWarning, match=f"{name} is not a coroutine function: write `async def {name}"
-        ) as warned:
+        with pytest.warns(UnawaitableWarning, match=message) as warned:
             declare(handler)
         assert warned[0].filename == __file__
 
 
-def test_a_handler_that_yields_causes_a_warning():
-    with pytest.warns(PlainHandlerWarning, match="yielding is an async generator function"):
-        Pyncette().task(interval=A_MINUTE)(yielding)
+class Awaited:
+    """A handler whose objects are what is awaited."""
+
+    def __init__(self, context):
+        self.context = context
+
+    def __await__(self):
+        return fine(self.context).__await__()
+
+
+def of_asyncio(context):
+    return fine(context)
+
+
+of_asyncio._is_coroutine = asyncio.coroutines._is_coroutine
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        fine,
+        functools.partial(fine),
+        Callme(),
+        Callme().method,
+        functools.partial(Callme().method),
+        decorated(fine),
+        decorated(decorated(fine)),
+        awaited(plain),
+        annotated,
+        annotated_in_words,
+        of_generators,
+        of_asyncio,
+        with_heartbeat()(fine),
+        with_heartbeat()(plain),
+        decorated(with_heartbeat()(fine)),
+        create_autospec(fine),
+        Awaited,
+    ],
+)
+def test_a_handler_that_returns_an_awaitable_is_called_on_the_event_loop(handler):
+    assert not is_plain(handler)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        plain,
+        functools.partial(plain),
+        functools.cache(plain),
+        Callme().plain_method,
+        PlainCallme(),
+        decorated(plain),
+        lambda context: fine(context),  # noqa: PLW0108 - inspection does not tell what it returns
+        Mock(),
+        MagicMock(),
+        create_autospec(plain),
+        print,
+        str,
+        None,
+    ],
+)
+def test_any_other_handler_is_called_in_a_thread(handler):
+    assert is_plain(handler)
 
 
 async def nothing():
@@ -222,40 +287,53 @@ def test_a_positional_option_is_refused():
 # --- What is run ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.PlainHandlerWarning")
+def returning_none(context) -> Awaitable[None]:
+    del context
+
+
+@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.UnawaitableWarning")
 @pytest.mark.parametrize("mode", FailureMode)
-@pytest.mark.parametrize("wrap", [lambda handler: handler, with_heartbeat(), decorated])
-async def test_a_handler_that_cannot_be_awaited_runs_once_and_fails(repository, clock, caplog, mode, wrap):
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (returning_none, "returning_none returned None, which cannot be awaited: write `async def"),
+        (with_heartbeat()(returning_none), "returning_none returned None, which cannot be awaited"),
+        (generating, "generating returned a generator, so nothing of it has run: a handler must not yield"),
+        (lambda context: yielding(context), "returned an async_generator, so nothing of it has run"),  # noqa: PLW0108
+    ],
+)
+async def test_a_handler_whose_result_can_be_of_no_use_is_called_once_and_fails(
+    repository, clock, caplog, mode, handler, message
+):
     app = Pyncette(repository)
-    ran = []
-
-    def report(context):
-        ran.append(context.attempt)
-
-    task = app.dynamic_task(failure_mode=mode, lease_duration=seconds(5))(wrap(report))
+    task = app.dynamic_task(name="x", failure_mode=mode, lease_duration=seconds(5))(handler)
     async with running(app, clock) as app_context:
         await app_context.schedule_task(task, "ada", execute_at=at(1))
         await clock.advance(seconds(100))
         state = await app_context.get_task(task, "ada")
 
-    assert ran == [1]
     assert state is None
-    assert "report returned None, which cannot be awaited: write `async def report(…)`" in caplog.text
+    assert caplog.text.count(message) == 1
 
 
 async def test_a_task_continues_after_the_failure_of_a_handler_that_cannot_be_awaited(repository, clock):
     app = Pyncette(repository)
-    counted = Mock(return_value=7)
 
-    app.task(name="report", interval=seconds(10))(counted)
+    app.task(name="report", interval=seconds(10))(returning_none)
     async with running(app, clock) as app_context:
         await clock.advance(seconds(35))
         (record,) = await runtime_of(app_context).ledger.store.load([Key(Partition("", "report"), "report")])
 
-    assert counted.call_count == 3
     assert record.due_at == instant_of(at(40))
     assert record.state.summary.counts.failed == 3
     assert record.state.summary.counts.succeeded == 0
+
+
+def without_wraps(handler):
+    def call(context):
+        return handler(context)
+
+    return call
 
 
 @pytest.mark.parametrize(
@@ -267,6 +345,9 @@ async def test_a_task_continues_after_the_failure_of_a_handler_that_cannot_be_aw
         lambda context: fine(context),  # noqa: PLW0108 - as above
         AsyncMock(),
         PlainCallme(),
+        Awaited,
+        without_wraps(fine),
+        without_wraps(with_heartbeat()(fine)),
     ],
 )
 async def test_a_function_that_returns_an_awaitable_still_works(repository, clock, caplog, handler):

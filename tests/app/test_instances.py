@@ -481,10 +481,10 @@ async def test_the_state_of_a_static_task_can_be_seen_too(app, clock):
     assert state.scheduled_at == at(10)
 
 
-async def pages(app_context, task, limit):
+async def pages(app_context, task, limit, prefix=""):
     token, found = None, []
     while True:
-        page = await app_context.list_tasks(task, limit=limit, continuation_token=token)
+        page = await app_context.list_tasks(task, limit=limit, continuation_token=token, prefix=prefix)
         found.append([state.task.name for state in page.tasks])
         token = page.continuation_token
         if token is None:
@@ -504,6 +504,32 @@ async def test_pages_hold_each_instance_exactly_once_and_never_more_than_their_l
 
     assert all(len(page) <= (limit or 100) for page in found)
     assert sorted(itertools.chain(*found)) == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["remind", "spread"])
+@pytest.mark.parametrize("limit", [1, 2, None])
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("ada/", {"ada/1", "ada/2", "ada/é"}),
+        ("ada", {"ada", "ada/1", "ada/2", "ada/é", "adam/1"}),
+        ("ada/é", {"ada/é"}),
+        ("zoe", {"zoe/1"}),
+        ("b", set()),
+    ],
+)
+async def test_a_prefix_lists_the_instances_whose_names_begin_with_it(
+    app, clock, name, limit, prefix, expected
+):
+    task = app.tasks[name]
+    async with app.create(clock=clock) as app_context:
+        for instance in ("ada", "ada/1", "ada/2", "ada/é", "adam/1", "Ada/1", "a", "zoe/1"):
+            await app_context.schedule_task(task, instance, interval=seconds(10))
+
+        found = await pages(app_context, task, limit, prefix)
+
+    assert all(len(page) <= (limit or 100) for page in found)
+    assert sorted(itertools.chain(*found)) == sorted(expected)
 
 
 async def test_instances_that_come_and_go_while_pages_are_read_disturb_no_other(app, clock):
@@ -589,6 +615,10 @@ async def test_a_token_that_is_none_or_of_another_task_is_refused(app, clock):
         with pytest.raises(ValueError, match="not a continuation token"):
             await app_context.list_tasks(
                 app.tasks["spread"], continuation_token=ContinuationToken("invented")
+            )
+        with pytest.raises(ValueError, match="without the prefix 'other'"):
+            await app_context.list_tasks(
+                app.tasks["remind"], continuation_token=page.continuation_token, prefix="other"
             )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pyncette.app.process import Signals
+
 ROOT = Path(__file__).resolve().parents[2]
 
 MODULE = """
@@ -92,13 +94,36 @@ def test_the_first_signal_drains(start, number):
     assert f"{signal.Signals(number).name}: draining; no more tasks are claimed" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_cancels_what_runs(start, number):
+def test_a_sigterm_that_is_sent_twice_drains(start):
+    process = start(TAKES="1")
+    read_until(process, "begins")
+
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = end_of(process)
+
+    assert code == 0
+    assert out == ["ends", "down", "left", ""]
+    assert "ended" in err.splitlines()[-1]
+    assert "ended immediately" not in err
+
+
+def test_only_a_sigterm_soon_after_another_one_is_repeated():
+    times = iter([0.0, 0.4, 0.6, 0.7, 2.0])
+    signals = Signals(lambda: next(times))
+
+    assert [signals.is_repeated(signal.SIGTERM) for _ in range(5)] == [False, True, False, True, False]
+    assert [signals.is_repeated(signal.SIGINT) for _ in range(2)] == [False, False]
+
+
+@pytest.mark.parametrize(("number", "pause"), [(signal.SIGINT, 0.2), (signal.SIGTERM, 0.7)])
+def test_the_second_signal_cancels_what_runs(start, number, pause):
     process = start(TAKES="60")
     read_until(process, "begins")
 
     process.send_signal(number)
-    time.sleep(0.2)
+    time.sleep(pause)
     process.send_signal(number)
     code, out, err = end_of(process)
 
@@ -112,7 +137,7 @@ def test_the_second_signal_ends_a_handler_that_blocks(start):
     read_until(process, "begins")
 
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    time.sleep(0.7)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code, _, err = end_of(process)

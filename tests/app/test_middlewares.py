@@ -8,7 +8,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from pyncette import FailureMode, Pyncette
-from pyncette.app.handlers import PlainHandlerWarning
+from pyncette.app.handlers import UnawaitableWarning
 from tests.app.harness import at, running, seconds
 
 
@@ -62,7 +62,7 @@ def test_a_plain_function_causes_a_warning_with_its_location():
 
     for declare in (app.use_middleware, app.middleware):
         with pytest.warns(
-            PlainHandlerWarning,
+            UnawaitableWarning,
             match="The middleware passes_on is not a coroutine function: write `async def",
         ) as warned:
             declare(passes_on)
@@ -78,7 +78,7 @@ def test_a_middleware_that_cannot_take_both_arguments_is_refused():
     assert app.middlewares == []
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.PlainHandlerWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.UnawaitableWarning")
 @pytest.mark.parametrize("mode", FailureMode)
 async def test_a_middleware_that_cannot_be_awaited_fails_the_run_once(repository, clock, caplog, mode):
     app = Pyncette(repository)
@@ -103,7 +103,7 @@ async def test_a_middleware_that_cannot_be_awaited_fails_the_run_once(repository
     assert "write `async def trace(…)`" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.PlainHandlerWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.app.handlers.UnawaitableWarning")
 @pytest.mark.parametrize("middleware", [passes_on, annotated, Mock(side_effect=fine)])
 async def test_a_function_that_returns_an_awaitable_still_works(repository, clock, caplog, middleware):
     app = Pyncette(repository)

@@ -104,11 +104,15 @@ async def test_thousands_of_instances_are_scheduled_run_once_each_and_listed(app
         page = on.instances * 3 // 4
         first = await app_context.list_tasks(task, limit=page)
         rest = await app_context.list_tasks(task, limit=page, continuation_token=first.continuation_token)
+        alike = await app_context.list_tasks(task, limit=page, prefix="user-19")
 
     assert {*errors, *again} == {None}
     assert Counter(ran) == {(name, at(60)): 1 for name, _ in items}
     assert {state.task.name for state in (*first.tasks, *rest.tasks)} == {name for name, _ in items}
     assert {state.scheduled_at for state in (*first.tasks, *rest.tasks)} == {at(120)}
+    assert {state.task.name for state in alike.tasks} == {
+        name for name, _ in items if name.startswith("user-19")
+    }
 
 
 async def test_two_workers_share_what_is_due_in_real_time(app, on, ran):

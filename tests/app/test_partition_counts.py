@@ -386,5 +386,6 @@ async def test_instances_of_an_older_count_in_unpolled_partitions_are_reported(m
         pass
 
     (warning,) = [entry for entry in caplog.records if entry.levelno == logging.WARNING]
-    assert "instances of spread do not run" in warning.getMessage()
+    assert warning.getMessage().startswith("instances do not run: ")
+    assert warning.getMessage().endswith(" task=spread")
     assert warning.stray_partitions == [5]

@@ -13,7 +13,6 @@ from pyncette.clock import SECOND
 from pyncette.core.cron import uses_hash
 from pyncette.core.schedule import Cron, first_after, resolve_zone
 from pyncette.core.times import instant_of
-from pyncette.store.memory import MemoryStore
 from pyncette.testing import running
 from tests.core.oracles import EFFORT, Expression, expressions, occurrences
 from tests.core.test_schedule_properties import possible, starts
@@ -76,7 +75,7 @@ async def test_a_task_runs_at_the_next_times_across_a_change_of_the_clocks(expre
         ran.append(context.scheduled_at)
 
     start = datetime.datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-    async with running(app, start, new_store=MemoryStore) as world:
+    async with running(app, start) as world:
         await world.context.schedule_task(remind, "ada", schedule=expression, timezone="Europe/Berlin")
         await world.advance(days=2)
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from tests.cli import MODULE, TaskFolder
@@ -9,3 +11,13 @@ def folder(tmp_path):
     made = TaskFolder(tmp_path / "jobs")
     made.path.mkdir()
     return made.write("tasks.py", MODULE)
+
+
+@pytest.fixture
+def in_dublin(monkeypatch):
+    """The time of Dublin as local time."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Dublin")
+        time.tzset()
+        yield
+    time.tzset()

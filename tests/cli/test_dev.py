@@ -341,9 +341,13 @@ def test_a_failing_handler_is_reported_with_its_error_and_tried_again(folder):
     folder.task("hello", intervalSeconds=1, retryPolicy="{initialBackoffSeconds: 1}")
 
     with dev(folder) as program:
-        at = program.expect("ERROR the handler failed: ValueError: no luck")
+        at = program.expect("ERROR hello: the handler failed: ValueError: no luck$")
+        program.expect(r"^[\d:]+ hello: the next attempt, 2 of 5, follows in [\d.]+ s$", after=at)
         program.expect("hello: succeeded in .*, attempt 2", after=at)
         end(program)
+
+    (file,) = re.findall(r'File "(.*)", line', program.output)  # one frame, that of the handler
+    assert file == str(folder / "tasks.py")
 
 
 def test_static_tasks_of_the_module_run_beside_manifests(folder):
@@ -408,6 +412,19 @@ def test_the_first_ctrl_c_lets_a_handler_finish(folder):
     with dev(folder) as program:
         program.expect("slow: begun")
         program.interrupt()
+        program.expect("slow: over")
+        assert program.ended() == 0
+
+
+def test_a_sigterm_that_is_sent_twice_lets_a_handler_finish(folder):
+    folder.write("tasks.py", SLOW.format(seconds=3))
+    folder.task("slow", executeAt=LONG_AGO, startingDeadlineSeconds=TEN_YEARS)
+
+    with dev(folder) as program:
+        program.expect("slow: begun")
+        for _ in range(2):
+            program.signal(signal.SIGTERM)
+            time.sleep(0.1)
         program.expect("slow: over")
         assert program.ended() == 0
 
@@ -561,32 +578,52 @@ def test_a_fault_at_the_start_ends_it_with_a_sentence(folder):
     assert output == "pyncette: jobs/tasks.py:3: NameError: name 'nonsense' is not defined\n"
 
 
-PLAIN = MODULE.replace("async def", "def")
+YIELDING = MODULE + "        yield\n"
 
 
-def test_a_handler_that_is_not_a_coroutine_function_is_an_error_at_the_start(folder):
-    folder.write("tasks.py", PLAIN)
+def test_a_handler_that_yields_is_an_error_at_the_start(folder):
+    folder.write("tasks.py", YIELDING)
 
     code, output = called("dev", "jobs", cwd=folder.path.parent)
 
     assert code == 2
     assert output.startswith(
-        "pyncette: jobs/tasks.py:5: The handler greet is not a coroutine function: write `async def greet(…)`"
+        "pyncette: jobs/tasks.py:5: The handler greet is an async generator function: a handler must not yield"
     )
     assert output.count("\n") == 1
 
 
-def test_a_handler_that_is_no_longer_a_coroutine_function_is_reported_and_the_old_code_goes_on(folder):
+def test_a_handler_that_comes_to_yield_is_reported_and_the_old_code_goes_on(folder):
     folder.task("hello", intervalSeconds=1)
     with dev(folder) as program:
         at = program.expect("hello: greetings")
 
-        folder.write("tasks.py", PLAIN)
+        folder.write("tasks.py", YIELDING)
 
         at = program.expect(
-            "still running the previous code: .*The handler greet is not a coroutine", after=at
+            "still running the previous code: .*The handler greet is an async generator", after=at
         )
         program.expect("hello: greetings", after=at)
+        end(program)
+
+
+def test_a_plain_function_runs_and_what_it_prints_and_raises_is_told_with_its_task(folder):
+    folder.write(
+        "tasks.py",
+        MODULE.replace("async def", "def") + '        raise ValueError(f"no luck, {context.attempt}")\n',
+    )
+    folder.task("hello", intervalSeconds=1)
+    with dev(folder) as program:
+        at = program.expect("hello: greetings")
+        program.expect("ValueError: no luck, 1", after=at)
+        end(program)
+
+
+def test_a_handler_that_blocks_is_named_with_its_place(folder):
+    folder.write("tasks.py", MODULE + "        import time\n        time.sleep(4)\n")
+    folder.task("hello", intervalSeconds=1)
+    with dev(folder) as program:
+        program.expect("a handler blocks the event loop")
         end(program)
 
 

@@ -1,13 +1,13 @@
 """Times and durations are formatted for people."""
 
 import datetime
-from zoneinfo import ZoneInfo
 
 import pytest
 
 from pyncette.cli import formatting
 from pyncette.clock import MILLISECOND, SECOND
 from pyncette.core.schedule import Cron, Interval, Once
+from pyncette.core.times import instant_of
 
 NOON = int(datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.UTC).timestamp()) * SECOND
 MINUTE = 60 * SECOND
@@ -47,11 +47,18 @@ def test_a_relative_time_is_a_distance(offset, text):
     assert formatting.relative(NOON + offset, NOON) == text
 
 
-def test_a_time_is_shown_in_its_zone_with_the_date_unless_it_is_today():
-    dublin = ZoneInfo("Europe/Dublin")
+@pytest.mark.usefixtures("in_dublin")
+def test_a_time_is_local_with_its_zone_and_with_the_date_unless_it_is_today():
+    assert formatting.moment(NOON, NOON) == "13:00:00 IST"
+    assert formatting.moment(NOON + 12 * HOUR, NOON) == "2024-07-02 01:00:00 IST"
+    assert formatting.moment(NOON + 180 * 24 * HOUR, NOON) == "2024-12-28 12:00:00 GMT"
 
-    assert formatting.moment(NOON, dublin, NOON) == "13:00:00 IST"
-    assert formatting.moment(NOON + 12 * HOUR, dublin, NOON) == "2024-07-02 01:00:00 IST"
+
+@pytest.mark.usefixtures("in_dublin")
+def test_a_time_that_no_clock_here_can_show_is_in_utc():
+    last = instant_of(datetime.datetime(9999, 12, 31, 23, 59, tzinfo=datetime.UTC))
+
+    assert formatting.moment(last, NOON).startswith("9999-12-31 23:59:00 ")
 
 
 @pytest.mark.parametrize(
@@ -60,10 +67,11 @@ def test_a_time_is_shown_in_its_zone_with_the_date_unless_it_is_today():
         (Cron("0 12 * * 1"), "0 12 * * 1"),
         (Cron("0 12 * * 1", "Europe/Dublin"), "0 12 * * 1 Europe/Dublin"),
         (Interval(5 * SECOND), "every 5 s"),
-        (Once(NOON), "once 2024-07-01 12:00:00 UTC"),
+        (Once(NOON), "once 2024-07-01 13:00:00 IST"),
         (None, ""),
     ],
 )
+@pytest.mark.usefixtures("in_dublin")
 def test_a_schedule_is_shown_with_its_zone(schedule, text):
     assert formatting.schedule(schedule) == text
 

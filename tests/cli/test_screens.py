@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,8 @@ from pyncette.core import edits
 from pyncette.core.record import Counts, Key, Lease, Outcome, Owner, Partition, Started, Summary, replace
 from pyncette.core.schedule import Cron, Once
 from pyncette.core.spec import Policies, Spec
+
+pytestmark = pytest.mark.usefixtures("in_dublin")
 
 NOON = int(datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.UTC).timestamp()) * SECOND
 AT_NOON = datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.UTC)
@@ -95,11 +98,24 @@ def test_a_task_is_reported_with_its_schedule_next_time_last_outcome_lateness_an
             replace(record(started=Started(NOON - SECOND, NOON)), attempt=1, claimable_at=NOON + 8 * SECOND),
             "attempt 2 in 8 s",
         ),
-        (record(schedule=Once(NOON - 9 * SECOND)), "due 9 s ago (11:59:51 "),
+        (record(schedule=Once(NOON - 9 * SECOND)), "due 9 s ago (12:59:51 IST)"),
     ],
 )
 def test_what_is_not_simply_scheduled_says_so(home, next_is):
     assert any(next_is in row for row in drawn(picture(view(home))))
+
+
+def test_a_one_off_whose_time_had_passed_is_late_from_when_it_was_scheduled():
+    long_ago = NOON - 700 * 24 * 3600 * SECOND
+    summary = ran(last_scheduled_at=long_ago, last_started_at=NOON + SECOND)
+
+    assert view(record(schedule=Once(long_ago), summary=summary)).late == SECOND
+
+
+def test_lateness_is_that_of_the_last_run_also_after_an_edit():
+    edited = replace(record(summary=ran()), schedule_since=NOON)
+
+    assert view(edited).late == 4000
 
 
 def test_a_running_task_shows_how_many_run_and_when_the_next_begins():
@@ -148,6 +164,21 @@ def test_a_narrow_terminal_shows_what_matters_most():
     assert max(map(len, rows)) <= 80
 
 
+@pytest.mark.parametrize("width", [30, 50, 60, 80])
+def test_the_table_fits_a_narrow_terminal_and_cuts_no_time_in_half(width):
+    views = [view(record(f"nightly-report-{number}", summary=ran())) for number in range(8)]
+
+    rows = drawn(picture(*views), width=width)
+
+    (head,) = [row for row in rows if row.startswith("TASK"[: width // 10])]
+    assert max(map(len, [head, *rows])) <= width
+    if width >= 60:
+        assert "RUNNING" in head
+        assert all(
+            re.search("in 5 min( [(]13:05:00 IST[)])?  ", row) for row in rows if row.startswith("nightly")
+        )
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_names_of_tasks_are_cut_last(width):
     long = Counts(succeeded=1234, failed=10, missed=16, withdrawn=2)
@@ -194,7 +225,7 @@ def test_a_task_is_reported_again_when_what_is_wanted_changes_and_not_when_it_ru
     lines = plain(picture(view(record())), picture(going), picture(edited))
 
     assert [line for line in lines if line.startswith("task")][1:] == [
-        "task: hello: 0 12 * * *, next in 1 d (2024-07-02 12:00:00 UTC)"
+        "task: hello: 0 12 * * *, next in 1 d (2024-07-02 13:00:00 IST)"
     ]
 
 

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pyncette import FailureMode, Pyncette, __version__
+from pyncette.cli import stored
 from pyncette.cli.commands import cli
 from pyncette.cli.failures import MEANINGS, ExitCode
 from pyncette.coordination.members import Member
@@ -371,11 +372,73 @@ def test_run_of_a_template_is_refused_with_a_hint(working):
     assert (code, "remind is a dynamic task: select one of its instances" in output) == (2, True)
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """A command that waits for a claim as long as before, but in a shorter time."""
+    monkeypatch.setattr(stored, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(stored, "CLAIM_SECONDS", 1.0)
+    monkeypatch.setattr(stored, "OUTCOME_SECONDS", 0.5)
+
+
+def test_run_without_a_worker_does_not_wait_for_ever(file, impatient):
+    result = invoke("run", "report", "--backend", file.url)
+
+    assert result.exit_code == ExitCode.TIMEOUT
+    assert "no worker has claimed the run yet: no running worker has the handler report" in result.stderr
+    assert (
+        "the run of report has not ended after 1 s; no worker has claimed it: no running worker has the handler report"
+        in result.stderr
+    )
+    (record,) = requested(file)
+    assert (record.lease, record.attempt) == (None, 0)
+
+
+def test_run_tells_busy_workers_from_none(file, impatient):
+    async def run():
+        worker = Member("pod:1:abc", ("report",), "1.2.3", 4, 7, 0)
+        async with read_backend(file.url).new_store() as store, there(store, "", worker):
+            return await asyncio.to_thread(invoke, "run", "report", "--backend", file.url)
+
+    assert (
+        "no worker has claimed it: all workers with the handler report (1) are busy"
+        in asyncio.run(run()).stderr
+    )
+
+
+def test_run_waits_for_a_run_that_a_worker_has_claimed(file, impatient):
+    async def run():
+        async with read_backend(file.url).new_store() as store:
+            waiting = asyncio.create_task(asyncio.to_thread(invoke, "run", "report", "--backend", file.url))
+            while not any(record.key.occurrence for record in await records(store)):  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.05)
+            now = await store.now()
+            (claimed,) = (
+                await store.claim({Partition("", "report"): 1}, "lease", "pod:1:abc", now, now)
+            ).records
+            await asyncio.sleep(2)
+            assert not waiting.done()
+            assert await store.swap([Change(claimed, None)]) == [True]
+            return await waiting
+
+    assert "the run has ended, but its outcome was not found" in asyncio.run(run()).stderr
+
+
+def requested(file):
+    async def read():
+        async with read_backend(file.url).new_store() as store:
+            return [record for record in await records(store) if record.key.occurrence]
+
+    return asyncio.run(read())
+
+
+async def records(store):
+    return await store.scan(Partition("", "report"), "report", None, 100)
+
+
 def test_run_without_a_worker_prints_a_hint_and_ends_at_its_timeout(file):
     result = invoke("run", "report", "--timeout", "6", "--backend", file.url)
 
     assert result.exit_code == ExitCode.TIMEOUT
-    assert "no worker has claimed the run yet: is a worker with the handler report running?" in result.stderr
     assert "the run of report has not ended after 6 s; no worker has claimed it yet" in result.stderr
 
 
@@ -630,7 +693,7 @@ def test_check_reports_problems_of_the_module_and_of_the_manifests(folder):
     assert "pyncette: 2 problems in jobs" in output
 
 
-PLAIN = """
+YIELDING = """
     from collections.abc import Awaitable
     from pyncette import Pyncette
 
@@ -638,16 +701,20 @@ PLAIN = """
 
     @app.handler()
     def greet(context):
-        print("greetings")
+        yield
 
     @app.handler()
     def fine(context) -> Awaitable[None]:
         return other(context)
 
+    @app.handler()
+    def plain(context):
+        print("greetings")
+
     @app.dynamic_task(name="again")
     @app.dynamic_task()
-    def remind(context):
-        print("tea")
+    async def remind(context):
+        yield
 """
 
 
@@ -662,17 +729,17 @@ def trace(context, next):
 """
 
 
-def test_check_reports_each_handler_that_is_not_a_coroutine_function(folder):
-    folder.task("two", schedule='"* *"').write("tasks.py", PLAIN)
+def test_check_reports_each_handler_that_yields(folder):
+    folder.task("two", schedule='"* *"').write("tasks.py", YIELDING)
 
     result = invoke("check", str(folder.path))
 
     assert result.exit_code == 1
     assert (
-        f"{folder.path}/tasks.py:6: The handler greet is not a coroutine function: write `async def greet(…)`"
+        f"{folder.path}/tasks.py:6: The handler greet is a generator function: a handler must not yield"
         in result.stdout
     )
-    assert f"{folder.path}/tasks.py:14: The handler remind is not a coroutine function" in result.stdout
+    assert f"{folder.path}/tasks.py:18: The handler remind is an async generator function" in result.stdout
     assert "two.yaml:7:13: spec.schedule: " in result.stdout
     assert "pyncette: 3 problems" in result.stderr
     assert "Warning" not in result.stderr

@@ -298,6 +298,7 @@ def test_a_draining_worker_is_live_and_not_ready_and_lets_its_handler_finish(fol
         assert get(port, "/readyz") == (503, b"not ok")
 
         program.expect("over")
+        program.expect(r"INFO +pyncette.app.process: ended$")
         assert program.ended() == 0
 
 

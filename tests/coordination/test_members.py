@@ -24,6 +24,7 @@ from pyncette.coordination.members import (
     members,
     members_everywhere,
 )
+from pyncette.core.log_messages import sentence_of
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record, replace
 from pyncette.core.spec import Spec
 from pyncette.errors import ConfigurationError, StoreRefusedError, StoreUnavailableError
@@ -281,7 +282,7 @@ async def test_what_cannot_be_read_is_left_out_and_logged(
 
         assert await bench.look() == [ALICE]
 
-    assert [(entry.message, entry.worker) for entry in caplog.records] == [
+    assert [(sentence_of(entry), entry.worker) for entry in caplog.records] == [
         ("could not read the registration of a worker", "bob")
     ]
 
@@ -366,7 +367,7 @@ async def test_a_backend_that_is_unavailable_is_retried_and_logged_once(
         assert await bench.look() == [ALICE]
 
     assert [entry.message for entry in caplog.records] == [
-        "could not register this worker; others may not see it"
+        'could not register this worker; others may not see it error="it is away"'
     ]
 
 
@@ -481,6 +482,6 @@ async def test_pretended_time_needs_no_members(tmp_path) -> None:
     @app.task(interval=timedelta(hours=1))
     async def beat(context): ...
 
-    async with running(app) as world:
+    async with running(app, backend="app") as world:
         await world.advance(days=1)
         assert await members_everywhere(runtime_of(world.context).ledger.store, world.clock.now()) == {}

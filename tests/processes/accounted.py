@@ -3,11 +3,12 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 
-from pyncette import Context, ExecutionMode, FailureMode, Pyncette
+from pyncette import BlockingContext, Context, ExecutionMode, FailureMode, Pyncette
 from pyncette.errors import LeaseLostException
 from tests.processes.account import ENDED, RAISED, STARTED, STOPPED, Occurrence, Writer
 
@@ -53,6 +54,17 @@ async def ticking(context: Context) -> None:
     await accounted("ticking", context)
 
 
+@app.dynamic_task(lease_duration=LEASE)
+def in_thread(context: BlockingContext) -> None:
+    """A plain function: nothing interrupts it, and it asks nobody whether it should stop."""
+    write = account_of("in_thread", context)
+    write(STARTED)
+    time.sleep(context.args.get("seconds", 0))
+    while not _may_end(context):
+        time.sleep(BEAT_SECONDS)
+    write(ENDED)
+
+
 # Two handlers for records whose policies are their own, as those of resources are.
 
 
@@ -72,22 +84,32 @@ class AskedToFailError(Exception):
 
 async def accounted(task: str, context: Context) -> None:
     """Do what the arguments say, and write into the account when that began, and how it ended."""
-    occurrence = Occurrence(task, context.task.name, instant_of(context.scheduled_at))
-    key = blake2b(context.idempotency_key.encode(), digest_size=8).hexdigest()
-
-    def write(what: str) -> None:
-        _writer().write(what, occurrence, context.fencing_token, context.attempt, key)
-
+    write = account_of(task, context)
     write(STARTED)
     try:
         await _work(context)
     except (LeaseLostException, asyncio.CancelledError):
         write(STOPPED)
         raise
-    if _is_to_fail(context.args.get("failing", 0), key, context.attempt):
+    if _is_to_fail(context.args.get("failing", 0), _key_of(context), context.attempt):
         write(RAISED)
         raise AskedToFailError
     write(ENDED)
+
+
+def account_of(task: str, context: Context) -> Callable[[str], None]:
+    """Return what writes into the account of a run."""
+    occurrence = Occurrence(task, context.task.name, instant_of(context.scheduled_at))
+    key = _key_of(context)
+
+    def write(what: str) -> None:
+        _writer().write(what, occurrence, context.fencing_token, context.attempt, key)
+
+    return write
+
+
+def _key_of(context: Context) -> str:
+    return blake2b(context.idempotency_key.encode(), digest_size=8).hexdigest()
 
 
 def _is_to_fail(share: float, key: str, attempt: int) -> bool:

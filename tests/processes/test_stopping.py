@@ -83,6 +83,7 @@ def test_a_second_signal_ends_a_worker_at_once(sqlite_scene: Scene, signals):
 
     worker.send(signals[0])
     scene.wait_until("it drains", lambda: worker.entries("no more tasks are claimed"))
+    time.sleep(0.7)  # sooner, a second SIGTERM would count as the first one
     worker.send(signals[1])
 
     assert worker.wait(seconds=5) == INTERRUPTED

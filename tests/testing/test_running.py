@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pyncette import Context, FailureMode, Pyncette, PyncetteContext
+from pyncette.errors import StoreUnavailableError
 from pyncette.postgres import postgres_repository
 from pyncette.sqlite import sqlite_repository
 from pyncette.testing import UnsettledError, running
@@ -35,7 +37,7 @@ async def test_days_ahead_pass_at_once_and_in_order(new_app: NewApp) -> None:
     async def nightly(context: Context) -> None:
         ran.append(context.scheduled_at.isoformat())
 
-    async with running(app, START) as world:
+    async with running(app, START, backend="app") as world:
         await world.advance(days=3)
 
     assert ran == ["2024-03-30T02:30:00+00:00", "2024-03-31T02:30:00+01:00", "2024-04-01T02:30:00+01:00"]
@@ -49,7 +51,7 @@ async def test_a_week_of_minutes_is_run_one_by_one(new_app: NewApp) -> None:
     async def hourly(context: Context) -> None:
         ran.append(context.scheduled_at)
 
-    async with running(app, START) as world:
+    async with running(app, START, backend="app") as world:
         await world.advance(days=7)
         assert world.now == START + timedelta(days=7)
 
@@ -64,7 +66,7 @@ async def test_time_stands_still_between_moves(new_app: NewApp) -> None:
     async def once(context: Context) -> None:
         ran.append(context.scheduled_at)
 
-    async with running(app, START) as world:
+    async with running(app, START, backend="app") as world:
         await world.context.schedule_task(once, "a", execute_at=START + timedelta(seconds=1))
         await world.settle()
         assert ran == []
@@ -86,7 +88,7 @@ async def test_an_overwritten_instance_starts_while_its_old_handler_still_runs(
         await world.sleep(minutes=10)
         ended.append(world.now)
 
-    async with running(app, START) as world:
+    async with running(app, START, backend="app") as world:
         minute = timedelta(minutes=1)
         await world.context.schedule_task(slow, "a", execute_at=START + minute)
         await world.advance(minutes=2)
@@ -109,7 +111,7 @@ async def test_a_poll_is_the_step_after_which_a_released_occurrence_is_tried_aga
         if context.attempt < 3:
             raise ValueError("not yet")
 
-    async with running(app, START) as world:
+    async with running(app, START, backend="app") as world:
         await world.advance(hours=1)
         assert attempts == [1]
         await world.poll()
@@ -129,7 +131,7 @@ async def test_a_handler_may_take_long_in_simulated_time(new_app: NewApp) -> Non
         await context.world.sleep(minutes=20)
         ended.append(context.world.now)
 
-    async with running(app, START) as world:
+    async with running(app, START, backend="app") as world:
         world.context.add_to_context("world", world)
         await world.advance(minutes=79)
         assert ended == []
@@ -146,7 +148,7 @@ async def test_a_task_that_is_enabled_on_the_way_runs_what_is_due_by_then(new_ap
     async def paused(context: Context) -> None:
         ran.append(context.scheduled_at)
 
-    async with running(app, START) as world:
+    async with running(app, START, backend="app") as world:
         await world.advance(hours=2)
         assert ran == []
         paused.enabled = True
@@ -167,17 +169,90 @@ async def test_a_fixture_that_raises_ends_the_block_with_its_error(new_app: NewA
         yield
 
     with pytest.raises(ValueError, match="no such thing"):
-        async with running(app, START):
+        async with running(app, START, backend="app"):
             pass
 
 
-async def test_a_handler_that_waits_for_real_time_is_an_error_after_the_settle_time() -> None:
+async def test_the_error_of_a_move_that_does_not_end_names_what_still_runs() -> None:
     app = Pyncette()
 
-    @app.task(interval=timedelta(hours=1))
-    async def real(context: Context) -> None:
+    @app.dynamic_task(failure_mode=FailureMode.UNLOCK)
+    async def remind(context: Context) -> None:
+        if context.attempt == 1:
+            raise ValueError
         await asyncio.sleep(3600)
 
+    @app.task(interval=timedelta(hours=2), heartbeat="automatic")
+    async def asleep(context: Context) -> None:
+        await world.sleep(days=1)
+
     async with running(app, START, settle_seconds=0.2) as world:
-        with pytest.raises(UnsettledError, match=r"after 0\.2 s: .* sleep"):
-            await world.advance(hours=2)
+        await world.context.schedule_task(remind, "ada", execute_at=START + timedelta(hours=3))
+        with pytest.raises(UnsettledError) as raised:
+            await world.advance(hours=4)
+
+    first, run, advice = str(raised.value).splitlines()
+    assert first == "not settled after 0.2 s of real time, at 2024-03-30T03:00:01+00:00:"
+    assert run.strip() == "task=remind instance=ada attempt=2 runs since 2024-03-30T03:00:01+00:00"
+    assert "await world.sleep()" in advice
+
+
+async def test_a_fixture_that_waits_for_real_time_is_named_as_the_reason() -> None:
+    app = Pyncette()
+
+    @app.fixture()
+    async def slow(app_context: PyncetteContext):
+        await asyncio.sleep(3600)
+        yield
+
+    with pytest.raises(UnsettledError, match="the fixtures are not set up yet"):
+        async with asyncio.timeout(20), running(app, START, settle_seconds=0.2):
+            pass
+
+
+async def test_an_app_is_tested_in_memory_and_its_own_database_is_left_alone(tmp_path: Path) -> None:
+    database = tmp_path / "precious.sqlite"
+    app = Pyncette(sqlite_repository, sqlite_database=str(database))
+    ran: list[datetime] = []
+
+    @app.dynamic_task(schedule="0 * * * *")
+    async def remind(context: Context) -> None:
+        ran.append(context.scheduled_at)
+
+    for _ in range(2):
+        async with running(app, START) as world:
+            assert await world.context.get_task(remind, "ada") is None
+            await world.context.schedule_task(remind, "ada")
+            await world.advance(hours=3)
+
+    assert len(ran) == 6
+    assert not database.exists()
+
+
+async def test_no_server_is_connected_to_unless_that_is_asked_for() -> None:
+    app = Pyncette(postgres_repository, postgres_url="postgresql://nobody@127.0.0.1:1/nothing")
+
+    async with running(app, START) as world:
+        await world.advance(days=1)
+    with pytest.raises(StoreUnavailableError):
+        async with running(app, START, backend="app"):
+            pass
+
+
+async def test_a_factory_of_stores_can_be_the_backend(tmp_path: Path) -> None:
+    app = Pyncette()
+    own = partial(sqlite_repository, sqlite_database=str(tmp_path / "kept.sqlite"))
+
+    @app.dynamic_task()
+    async def remind(context: Context) -> None: ...
+
+    for scheduled in (False, True):
+        async with running(app, START, backend=own) as world:
+            assert (await world.context.get_task(remind, "ada") is not None) == scheduled
+            await world.context.schedule_task(remind, "ada", schedule="0 8 * * *")
+
+
+async def test_another_word_for_the_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match='"memory", "app" or a factory of stores, not \'sqlite\''):
+        async with running(Pyncette(), START, backend="sqlite"):
+            pass

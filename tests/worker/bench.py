@@ -25,6 +25,7 @@ from pyncette.worker.backend_health import BackendHealth
 from pyncette.worker.completions import Completions
 from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.partitions import Partitions
+from pyncette.worker.run import Runs
 from pyncette.worker.service import Worker, WorkerSettings
 from pyncette.worker.signals import Signals
 from pyncette.worker.turns import Turns
@@ -147,6 +148,16 @@ class Bench:
     def completions(self, ledger: Ledger | None = None, signals: Signals | None = None) -> Completions:
         """The completions of a worker that has no other part."""
         return Completions(ledger or self.ledger, signals or self.signals(), BackendHealth())
+
+    def runs(self) -> Runs:
+        """The runs of a worker that has no other part: none yet."""
+
+        async def renew(_: Occurrence) -> bool:
+            return True
+
+        async def reload(_: Occurrence) -> None: ...
+
+        return Runs(self.clock, self.completions(), self.signals(), 100, renew, reload)
 
     @asynccontextmanager
     async def worker(

@@ -87,4 +87,4 @@ async def test_a_right_that_is_taken_away_is_waited_for_and_said_to_be_refused(c
         await until(lambda: worker.ready)
         bench.clock.join(worker)
 
-    assert "the backend refuses: claims are paused" in caplog.messages
+    assert 'the backend refuses: claims are paused error="no right to claim"' in caplog.messages

@@ -1,5 +1,6 @@
 """No more of a task runs at once than it may, on all workers together, and no worker keeps the others from it."""
 
+import logging
 from collections import Counter
 
 import pytest
@@ -349,8 +350,9 @@ async def test_a_worker_that_waits_for_a_permit_asks_a_few_times_a_second():
 
 
 @pytest.mark.parametrize("ahead", [40 * MILLISECOND, 5 * SECOND])
-async def test_what_was_claimed_and_has_no_permit_is_not_claimed_again_for_a_second(ahead):
+async def test_what_was_claimed_and_has_no_permit_is_not_claimed_again_for_a_second(ahead, caplog):
     """However far a worker looks ahead. The limit is in the record, so only a claim tells of it."""
+    caplog.set_level(logging.DEBUG, "pyncette.worker.dispatch")
     handler = Registered("h", Policies(), call=lambda _: bench.sleep(60))
     bench = Bench(handler)
     for name in ("one", "other"):
@@ -363,6 +365,11 @@ async def test_what_was_claimed_and_has_no_permit_is_not_claimed_again_for_a_sec
 
     assert len(handler.calls) >= 1
     assert store.asked["claims"] <= 60
+    deferred = {
+        f"deferred runs: no permit of their task is free records=h/{name} total=1"
+        for name in ("one", "other")
+    }
+    assert deferred & set(caplog.messages)
 
 
 async def test_instances_with_policies_of_their_own_count_under_the_limit_of_their_template():

@@ -197,13 +197,16 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease_and_is_named(
         registrations=[handler],
         settings=WorkerSettings("w1"),
         renewal_store=lambda: Locked(bench.backend),
+        watches_loop=True,
     )
     running = asyncio.create_task(worker.run())
     await until(lambda: handler.calls != [] and not worker.running, seconds_max=20)
     worker.drain()
     await running
 
-    assert "h/a blocks the event loop" in caplog.text
+    assert (
+        "a handler blocks the event loop; all other handlers wait task=h instance=a attempt=1" in caplog.text
+    )
     assert not handler.calls[0].lease_lost
     assert await bench.store.load([key]) == [None]
 

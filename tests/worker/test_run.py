@@ -43,7 +43,7 @@ def completions(bench: Bench) -> Completions:
 
 @pytest.fixture
 def runs(bench: Bench, completions: Completions) -> Runs:
-    return Runs(bench.clock, completions, bench.signals(), 100, lambda _: None, _unchanged)
+    return Runs(bench.clock, completions, bench.signals(), 100, _renewed, _unchanged)
 
 
 async def test_a_run_whose_lease_has_expired_is_released_without_a_call_of_its_handler(
@@ -99,7 +99,7 @@ def test_what_means_the_process_is_accounted_for_and_raised_again() -> None:
     handler = Registered("h", Policies(lease=LEASE), _raising(KeyboardInterrupt()))
     bench = Bench(handler)
     completions = bench.completions()
-    runs = Runs(bench.clock, completions, bench.signals(), 100, lambda _: None, _unchanged)
+    runs = Runs(bench.clock, completions, bench.signals(), 100, _renewed, _unchanged)
 
     async def main() -> None:
         held = await _claimed(bench, handler)
@@ -117,7 +117,7 @@ def test_what_means_the_process_is_accounted_for_and_raised_again() -> None:
 async def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector(policies: Policies) -> None:
     handler = Registered("h", policies)
     bench = Bench(handler)
-    runs = Runs(bench.clock, bench.completions(), bench.signals(), 100, lambda _: None, _unchanged)
+    runs = Runs(bench.clock, bench.completions(), bench.signals(), 100, _renewed, _unchanged)
     held = await _claimed(bench, handler)
 
     with garbage() as found:
@@ -213,6 +213,10 @@ async def _claimed(bench: Bench, handler: Registered) -> HeldRun:
     held = rules.begin(claimed.records[0], handler.policies, now).run
     assert held is not None
     return held
+
+
+async def _renewed(_: Occurrence) -> bool:
+    return True
 
 
 async def _unchanged(_: Occurrence) -> None:

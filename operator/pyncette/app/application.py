@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Concatenate, Literal, Never, Protocol, TypeVar, Unpack, overload
 
+from pyncette.app.blocking import BlockingContext
+from pyncette.app.calls import stored_args, wrapped
 from pyncette.app.configuration import (
     Executor,
     batch_size_of,
@@ -21,13 +23,21 @@ from pyncette.app.context import Context, FixtureFunc, MiddlewareFunc, PyncetteC
 from pyncette.app.default_backend import sqlite_repository
 from pyncette.app.defaults import DefaultsName, defaults_named
 from pyncette.app.executors import DefaultExecutor
-from pyncette.app.handlers import MIDDLEWARE, Handler, check_handler, warn_if_plain, without_parentheses
+from pyncette.app.handlers import (
+    MIDDLEWARE,
+    Call,
+    Handler,
+    check_handler,
+    warn_if_unawaitable,
+    without_parentheses,
+)
 from pyncette.app.modes import A_MICROSECOND
 from pyncette.app.options import PartitionSelector, check_task_name
 from pyncette.app.partitioned_tasks import PartitionedTask
 from pyncette.app.process import run_until_stopped
 from pyncette.app.retries import Retry, errors_of_handler
 from pyncette.app.runtime import Runtime, SimulatedTime
+from pyncette.app.signatures import with_arguments
 from pyncette.app.tasks import Kind, P, Task
 from pyncette.app.typed_options import PartitionedTaskOptions, TaskOptions
 from pyncette.clock import LONGEST, Clock, Duration, SystemClock, synchronize
@@ -39,24 +49,35 @@ from pyncette.worker.service import Listener, OutcomeListener
 logger = logging.getLogger(__name__)
 
 _C = TypeVar("_C", bound=Context)
+_B = TypeVar("_B", bound=BlockingContext)
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Fixture = TypeVar("_Fixture", bound=Callable[..., AsyncIterator[Any]])
 
 
 class TaskDecorator(Protocol):
-    """A decorator that makes a task of a handler."""
+    """A decorator that makes a task of a handler: a coroutine function, or a plain function that runs in a thread."""
 
+    @overload
     def __call__(
         self, func: Callable[Concatenate[_C, P], Awaitable[None]], /
     ) -> Task[Concatenate[_C, P]]: ...
+
+    @overload
+    def __call__(self, func: Callable[Concatenate[_B, P], None], /) -> Task[Concatenate[_B, P]]: ...
 
 
 class PartitionedTaskDecorator(Protocol):
     """A decorator that makes a partitioned task of a handler."""
 
+    @overload
     def __call__(
         self, func: Callable[Concatenate[_C, P], Awaitable[None]], /
     ) -> PartitionedTask[Concatenate[_C, P]]: ...
+
+    @overload
+    def __call__(
+        self, func: Callable[Concatenate[_B, P], None], /
+    ) -> PartitionedTask[Concatenate[_B, P]]: ...
 
 
 class Pyncette:
@@ -262,7 +283,7 @@ class Pyncette:
         Raises ValueError if it cannot be called with the context and `next`.
         """
         check_handler(middleware, MIDDLEWARE)
-        warn_if_plain(middleware, MIDDLEWARE)
+        warn_if_unawaitable(middleware, MIDDLEWARE)
         self.middlewares.append(middleware)
 
     def use_listener(self, listener: Listener) -> None:
@@ -332,6 +353,10 @@ class Pyncette:
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
+    def call_of(self, task: Task) -> Call:
+        """Return a function that calls the handler of *task* inside of the middlewares."""
+        return wrapped(with_arguments(task.task_func, task._arguments, stored_args), self.middlewares)
+
     @property
     def _interval(self) -> Duration:
         return self.poll_interval // A_MICROSECOND
@@ -341,7 +366,7 @@ class Pyncette:
         check_handler(task.task_func, arguments=() if task._arguments is None else task._arguments.names)
         if task.name in self.tasks:
             raise ValueError(f"Duplicate task name {task.name}; pass another with name=…")
-        warn_if_plain(task.task_func)
+        warn_if_unawaitable(task.task_func)
         task._adopt(self._interval)
         self.tasks[task.name] = task
         return task

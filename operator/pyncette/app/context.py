@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, Unpack, cast, overload
 
-from pyncette.app.instances import edit_of
+from pyncette.app.instance_edits import edit_of
 from pyncette.app.modes import datetime_of
 from pyncette.app.options import arguments_of
 from pyncette.app.registration import ContextOf, TaskRegistration
@@ -18,10 +17,11 @@ from pyncette.app.signatures import context_hint
 from pyncette.app.tasks import P, Task
 from pyncette.app.typed_options import InstanceOptions
 from pyncette.core.accounting import idempotency_key, run_id
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import LeaseLostException, StoreUnavailableError
 from pyncette.worker.occurrence import Occurrence
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 
 class Context:
@@ -31,6 +31,9 @@ class Context:
     The values of fixtures and of `add_to_context` are attributes, too. A subclass can give them types, as in
     `class Mine(Context): db: Pool`. A handler whose first parameter names it receives one. It must not define `__init__`.
     """
+
+    _blocks: ClassVar = False
+    """True for the contexts of plain functions, which are made from another one when the function is called."""
 
     def __init__(
         self, app_context: PyncetteContext, registration: TaskRegistration, occurrence: Occurrence
@@ -124,9 +127,6 @@ NextFunc: TypeAlias = Callable[[], Awaitable[None]]
 MiddlewareFunc: TypeAlias = Callable[[Context, NextFunc], Awaitable[None]]
 """A middleware."""
 
-TaskFunc: TypeAlias = Callable[[Context], Awaitable[None]]
-"""A handler."""
-
 FixtureFunc: TypeAlias = Callable[["PyncetteContext"], AsyncIterator[Any]]
 """An async generator function that yields the value of the fixture once."""
 
@@ -161,6 +161,11 @@ class PyncetteContext:
     def ready(self) -> bool:
         """True if it polls and the backend answered the last request."""
         return self._runtime.ready
+
+    @property
+    def abandoned_runs(self) -> int:
+        """How many plain functions still run in threads although `run` has ended. Their leases expire."""
+        return self._runtime.abandoned_runs
 
     def add_to_context(self, name: str, value: Any) -> None:
         """Make *value* available as `context.<name>`. Raises ValueError for a name that is taken."""
@@ -283,20 +288,23 @@ class PyncetteContext:
         task: Task,
         limit: int | None = None,
         continuation_token: ContinuationToken | None = None,
+        *,
+        prefix: str = "",
     ) -> ListTasksResponse:
         """
         Return a page of at most *limit* instances of *task*, by default `batch_size`.
 
-        Following the tokens to the end returns each instance that exists throughout exactly once.
+        Following the tokens to the end returns each instance that exists throughout exactly once. With *prefix*, the pages
+        hold the instances whose names begin with it, and nothing else is read: list one user's with names like `ada/17`.
         """
-        return await self._runtime.instances.page(task, limit, continuation_token)
+        return await self._runtime.instances.page(task, limit, continuation_token, prefix)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
     def _contexts_of(self, task: Task) -> ContextOf:
         """Return what makes the contexts of *task*: of the class that the first parameter of its handler names."""
         named = context_hint(task.task_func)
-        is_context = isinstance(named, type) and issubclass(named, Context)
+        is_context = isinstance(named, type) and issubclass(named, Context) and not named._blocks  # noqa: SLF001 - its own
         return partial(named if is_context else Context, self)
 
     if not TYPE_CHECKING:

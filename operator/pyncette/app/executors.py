@@ -12,7 +12,8 @@ CONCURRENCY_LIMIT: Final = 100
 
 class DefaultExecutor:
     """
-    An executor of up to *concurrency_limit* handlers at the same time, each as an asyncio task.
+    An executor of up to *concurrency_limit* handlers at the same time, each as an asyncio task. Plain functions among them
+    have a thread each.
 
     The worker reads the `slots` of its executor and claims only what it has free slots for. So there is no queue in
     which leases could expire.

@@ -1,4 +1,4 @@
-"""Checks the signature of handlers and middlewares, and that they can be awaited."""
+"""Checks the signature of handlers and middlewares, and decides by inspection which of them can be awaited."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 import warnings
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple, TypeAlias, get_origin
 
@@ -15,8 +15,11 @@ from pyncette.errors import DoNotRetry
 AWAITED: Final = "_pyncette_awaited"
 """Attribute of this library's wrappers: a pair of the wrapper and the handler that it awaits."""
 
-Handler: TypeAlias = Callable[..., Awaitable[None]]
+Handler: TypeAlias = Callable[..., Any]
 """A handler, called with the context of its run, and the arguments that its signature names."""
+
+Call: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+"""A coroutine function that calls a handler with the context of its run, and with arguments by name."""
 
 Middleware: TypeAlias = Callable[[Any, Any], Awaitable[None]]
 """A middleware, called with the context of a run and a function that runs the rest."""
@@ -42,16 +45,16 @@ HANDLER: Final = Callee("handler", "context", "the context alone", 1)
 MIDDLEWARE: Final = Callee("middleware", "context, next", "the context and `next`", 2)
 
 
-class PlainHandlerWarning(RuntimeWarning):
-    """A declared handler or middleware is not a coroutine function, so its result can probably not be awaited."""
+class UnawaitableWarning(RuntimeWarning):
+    """A declared handler yields, or a declared middleware is not a coroutine function: its result cannot be awaited."""
 
 
 class NotAwaitableError(DoNotRetry):
-    """A handler or middleware returned something that cannot be awaited. It has run to its end, so it is not retried."""
+    """A handler or middleware returned something that cannot be awaited. A retry would return the same."""
 
 
-class PlainHandler(NamedTuple):
-    """A handler or middleware that is not a coroutine function, and where it is defined."""
+class Unawaitable(NamedTuple):
+    """What is wrong with a handler or middleware whose result cannot be awaited, and where it is defined."""
 
     message: str
     file: str
@@ -93,9 +96,9 @@ def check_handler(handler: Any, callee: Callee = HANDLER, arguments: Iterable[st
         ) from None
 
 
-def plain_handler(handler: Any, callee: Callee = HANDLER) -> PlainHandler | None:
+def unawaitable(handler: Any, callee: Callee = HANDLER) -> Unawaitable | None:
     """
-    Return what is wrong with a *handler*, or another *callee*, that is not a coroutine function; None if it may be one.
+    Return what is wrong with a *handler* that yields, or a middleware that is not a coroutine function; None if it is fine.
 
     Decorated functions, callable objects and lambdas may return an awaitable, and so may a function that is annotated
     to return one.
@@ -103,24 +106,55 @@ def plain_handler(handler: Any, callee: Callee = HANDLER) -> PlainHandler | None
     function = function_of(unwrapped(handler))
     if function is None or function.__name__ == "<lambda>" or hasattr(function, "__wrapped__"):
         return None
-    code = function.__code__
-    if inspect.isasyncgenfunction(function):
-        message = f"The {callee.noun} {function.__name__} is an async generator function: a {callee.noun} must not yield"
-    elif _is_awaitable(function):
+    if _is_awaitable(function):
+        return None
+    name = function.__name__
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        kind = "an async generator" if inspect.isasyncgenfunction(function) else "a generator"
+        message = f"The {callee.noun} {name} is {kind} function: a {callee.noun} must not yield"
+    elif callee is HANDLER:
         return None
     else:
         message = (
-            f"The {callee.noun} {function.__name__} is not a coroutine function: write `async def {function.__name__}(…)`, "
+            f"The {callee.noun} {name} is not a coroutine function: write `async def {name}(…)`, "
             "or annotate its return type, as in `-> Awaitable[None]`"
         )
-    return PlainHandler(message, code.co_filename, code.co_firstlineno)
+    return Unawaitable(message, function.__code__.co_filename, function.__code__.co_firstlineno)
 
 
-def warn_if_plain(handler: Any, callee: Callee = HANDLER) -> None:
-    """Warn about a *handler*, or another *callee*, that is not a coroutine function, with the location of its definition."""
-    plain = plain_handler(handler, callee)
-    if plain is not None:
-        warnings.warn_explicit(plain.message, PlainHandlerWarning, plain.file, plain.line)
+def warn_if_unawaitable(handler: Any, callee: Callee = HANDLER) -> None:
+    """Warn about a *handler*, or another *callee*, whose result cannot be awaited, with the location of its definition."""
+    wrong = unawaitable(handler, callee)
+    if wrong is not None:
+        warnings.warn_explicit(wrong.message, UnawaitableWarning, wrong.file, wrong.line)
+
+
+def is_plain(handler: Any) -> bool:
+    """
+    Return True if *handler* is to be called in a thread; False if a call returns an awaitable, without doing the work.
+
+    It returns one if it is a coroutine function, or is annotated to return an awaitable. A partial, a method, an object
+    with `__call__` and a decorated function are what they call. A class is plain unless its objects can be awaited.
+    """
+    while True:
+        if isinstance(handler, functools.partial):
+            handler = handler.func
+        elif isinstance(handler, MethodType):
+            handler = handler.__func__
+        elif inspect.isclass(handler):
+            return not issubclass(handler, Awaitable)
+        elif inspect.iscoroutinefunction(handler) or (
+            isinstance(handler, FunctionType) and _is_awaitable(handler)
+        ):
+            return False
+        elif hasattr(handler, "__wrapped__"):
+            handler = handler.__wrapped__
+        elif isinstance(handler, FunctionType):
+            return True
+        else:
+            handler = getattr(type(handler), "__call__", None)  # noqa: B004 - the method itself
+            if not isinstance(handler, FunctionType):
+                return True  # its code is not Python, and tells nothing
 
 
 def awaitable(handler: Any, result: Any, callee: Callee = HANDLER) -> Awaitable[None]:
@@ -132,6 +166,14 @@ def awaitable(handler: Any, result: Any, callee: Callee = HANDLER) -> Awaitable[
         f"the {callee.noun} {name} returned {_kind(result)}, which cannot be awaited: write `async def {name}(…)`. "
         "It ran to its end, so it is not retried"
     )
+
+
+def refuse_generator(handler: Any, result: Any) -> None:
+    """Raise NotAwaitableError if the *result* of a plain *handler* is a generator, which has run nothing yet."""
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise NotAwaitableError(
+            f"the handler {name_of(handler)} returned {_kind(result)}, so nothing of it has run: a handler must not yield"
+        )
 
 
 def without_parentheses(decorator: str, given: Any) -> ValueError:
@@ -192,4 +234,5 @@ def name_of(handler: Any) -> str:
 
 
 def _kind(result: Any) -> str:
-    return "None" if result is None else f"a {type(result).__name__}"
+    name = type(result).__name__
+    return "None" if result is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -8,11 +8,10 @@ import binascii
 import json
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from enum import Enum
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from pyncette.app.defaults import Defaults
+from pyncette.app.instance_edits import Edit
 from pyncette.app.modes import datetime_of
 from pyncette.app.options import check_instance_name
 from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
@@ -36,36 +35,6 @@ BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are written at the same time. More would only wait in the backend."""
 
 _T = TypeVar("_T")
-
-
-class Edit(Enum):
-    """What scheduling does to an instance that exists."""
-
-    REPLACE = "replace"
-    """The new schedule replaces the old one. A running instance is refused."""
-    KEEP_SOONER = "keep sooner"
-    """The sooner of the old and the new next time is kept. A running instance is refused."""
-    OVERWRITE = "overwrite"
-    """Everything is replaced, and a running handler loses its lease (`force`)."""
-
-
-def edit_of(defaults: Defaults, options: dict[str, Any], *, force: bool) -> Edit:
-    """
-    Return what a call that schedules does to an existing instance, and remove `keep_sooner` from its *options*.
-
-    With loose keywords, `keep_sooner` is an argument. Raises ValueError.
-    """
-    keep_sooner = defaults.keep_sooner
-    if not defaults.loose_keywords:
-        keep_sooner = options.pop("keep_sooner", keep_sooner)
-        for name, value in (("force", force), ("keep_sooner", keep_sooner)):
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} must be True or False, not {value!r}")  # noqa: TRY004 - what is refused is a ValueError
-        if force and keep_sooner:
-            raise ValueError("force and keep_sooner are mutually exclusive: force replaces the schedule")
-    if force:
-        return Edit.OVERWRITE
-    return Edit.KEEP_SOONER if keep_sooner else Edit.REPLACE
 
 
 class InstanceRequest(NamedTuple):
@@ -172,21 +141,25 @@ class Instances:
 
         return self._streamed(names, prepared, write)
 
-    async def page(self, task: Task, limit: int | None, token: ContinuationToken | None) -> ListTasksResponse:
-        """Return at most *limit* instances, and the token of the next page."""
+    async def page(
+        self, task: Task, limit: int | None, token: ContinuationToken | None, prefix: str = ""
+    ) -> ListTasksResponse:
+        """Return at most *limit* instances whose names begin with *prefix*, and the token of the next page."""
         if task._kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         self._templates.require_served(task)
         limit = self._page_size if limit is None else limit
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
+        if prefix:
+            check_instance_name(prefix)
+        number, after = (0, None) if token is None else self._position(task, token, prefix)
         now, common = await self._ledger.now(), self._templates.common(task).policies
         states: list[TaskState] = []
-        number, after = (0, None) if token is None else self._position(task, token)
         while number < task.partition_count:
             partition = Partition(self._realm, task.name, number)
             wanted = min(limit - len(states), ANSWER_RECORDS_MAX)
-            records = await self._ledger.store.scan(partition, task.name, after, wanted)
+            records = await self._scan(partition, task, after, wanted, prefix)
             if not records:
                 number, after = number + 1, None
                 continue
@@ -195,6 +168,20 @@ class Instances:
             if len(states) == limit:
                 return ListTasksResponse(states, _token(after))
         return ListTasksResponse(states, None)
+
+    async def _scan(
+        self, partition: Partition, task: Task, after: Key | None, limit: int, prefix: str
+    ) -> list[Record]:
+        """Return the next records of instances whose names begin with *prefix*; none at the end of the partition."""
+        store = self._ledger.store
+        if after is None and prefix:
+            after = Key(partition, task.name, prefix)
+            # A scan begins after its key, and that may be the name of an instance.
+            (named,) = await store.load([after])
+            if named is not None:
+                return [named]
+        records = await store.scan(partition, task.name, after, limit)
+        return [record for record in records if record.key.instance.startswith(prefix)]
 
     def _request(self, task: Task, name: str, options: Mapping[str, Any]) -> InstanceRequest:
         self._templates.require_served(task)
@@ -219,13 +206,15 @@ class Instances:
             raise ValueError(f"instance name must be provided: {task} is a dynamic task")
         return task, self._key(task, name)
 
-    def _position(self, task: Task, token: ContinuationToken) -> tuple[int, Key]:
+    def _position(self, task: Task, token: ContinuationToken, prefix: str) -> tuple[int, Key]:
         try:
             name, number, instance, occurrence = json.loads(base64.urlsafe_b64decode(token))
         except (ValueError, TypeError, binascii.Error) as error:
             raise ValueError("not a continuation token of list_tasks") from error
         if name != task.name:
             raise ValueError(f"the continuation token is of the task {name}, not of {task.name}")
+        if not instance.startswith(prefix):
+            raise ValueError(f"the continuation token is of a list without the prefix {prefix!r}")
         return number, Key(Partition(self._realm, task.name, number), name, instance, occurrence)
 
     async def _schedule_batch(

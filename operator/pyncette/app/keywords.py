@@ -99,8 +99,10 @@ def refusal(keywords: Iterable[str]) -> ValueError:
     """Return the error for unknown *keywords*."""
     first = min(keywords)
     meant = remedy(first)
-    suggestion = "" if meant is None else f"{meant} "
-    return ValueError(f"unknown option {first}; {suggestion}(pass arguments as args={{{first!r}: …}})")
+    as_argument = f"args={{{first!r}: …}}"
+    if meant is None:
+        return ValueError(f"unknown option {first}; pass arguments as {as_argument}")
+    return ValueError(f"unknown option {first}; {meant} (for an argument: {as_argument})")
 
 
 class LooseKeywordWarning(UserWarning):

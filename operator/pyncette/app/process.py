@@ -6,10 +6,12 @@ import asyncio
 import datetime
 import gc
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 SECOND_SIGNAL_SECONDS: Final = 1.0
 """Time after a second signal to cancel and release runs."""
+
+REPEATED_SECONDS: Final = 0.5
+"""A SIGTERM this soon after another one counts as the same: GNU timeout signals the process and then its group."""
 
 being_loaded: ContextVar[bool] = ContextVar("being_loaded", default=False)
 """True while a command imports a task module. The command then starts the app on a backend of its own."""
@@ -42,8 +47,17 @@ INTERRUPTED: Final = 130
 """The exit code of shells for a program that SIGINT ended: 128 plus 2."""
 
 
+EXIT_SECONDS: Final = 5.0
+"""How long a process may take to exit while functions of handlers still run: they may have threads that it waits for."""
+
+
 class Running(Protocol):
     """The part of an app context that a process runs."""
+
+    @property
+    def abandoned_runs(self) -> int:
+        """How many functions still run in threads after `run` has ended."""
+        ...
 
     async def run(self) -> None: ...
 
@@ -54,8 +68,8 @@ def run_until_stopped(create: Callable[[], AbstractAsyncContextManager[Running]]
     """
     Run an app context until SIGINT or SIGTERM, and then until its handlers have returned.
 
-    A second signal cancels the running handlers, and ends the process within a second. On an error, print it to stderr
-    and exit with 1.
+    A second signal cancels the running handlers, and ends the process within a second. Two SIGTERM within half a second
+    are one signal. On an error, print it to stderr and exit with 1.
     """
     if being_loaded.get():
         raise ConfigurationError(
@@ -111,12 +125,17 @@ async def run_context(
                 _tune_garbage_collector()
                 sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
                 stopping.begun(context)
-                await context.run()
+                try:
+                    await context.run()
+                finally:
+                    if context.abandoned_runs:
+                        _end_later(EXIT_SECONDS, 0)
         except asyncio.CancelledError:
             if not stopping.at_once:
                 return 0  # stopped before the app had started
             logger.warning("ended immediately; running handlers were cancelled and released")
             return INTERRUPTED
+    logger.info("ended")
     return 0
 
 
@@ -131,6 +150,24 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
+class Signals:
+    """The signals that a process receives, where a SIGTERM that is sent twice counts once."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._terminated_at = -math.inf
+
+    def is_repeated(self, number: int) -> bool:
+        """Say whether signal *number*, received now, is the one before once more."""
+        if number != signal.SIGTERM:
+            return False  # an impatient person presses Ctrl-C twice
+        now = self._monotonic()
+        if now - self._terminated_at < REPEATED_SECONDS:
+            return True
+        self._terminated_at = now
+        return False
+
+
 class _Stopping:
     """The handling of signals: the first one drains, the second one cancels."""
 
@@ -139,6 +176,7 @@ class _Stopping:
         self._grace = grace
         self._context: Running | None = None
         self._loop = asyncio.get_running_loop()
+        self._signals = Signals()
         self._seen = 0
         self.at_once = False
 
@@ -158,14 +196,14 @@ class _Stopping:
                 signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        if self._signals.is_repeated(number):
+            return
         self._seen += 1
         if self._seen == 1:
             # In an empty context, since the signal is not part of the run that it interrupted.
             self._loop.call_soon_threadsafe(self._drain, signal.Signals(number).name, context=Context())
             return
-        end = threading.Timer(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, _end)
-        end.daemon = True
-        end.start()
+        _end_later(SECOND_SIGNAL_SECONDS if self._seen == 2 else 0, INTERRUPTED)
         self._loop.call_soon_threadsafe(self._cancel, context=Context())
 
     def _drain(self, name: str) -> None:
@@ -184,11 +222,19 @@ class _Stopping:
         self._running.cancel()
 
 
-def _end() -> None:
-    """End a process that does not exit. Its runs are taken over when their leases expire."""
-    sys.stderr.write("pyncette: ended immediately; running tasks are taken over when their leases expire\n")
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
+def _end_later(seconds: float, code: int) -> None:
+    """End a process that has not exited after *seconds*. Its runs are taken over when their leases expire."""
+
+    def end() -> None:
+        sys.stderr.write(
+            "pyncette: ended immediately; running tasks are taken over when their leases expire\n"
+        )
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
-from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
-import msgspec
-
-from pyncette.app.handlers import MIDDLEWARE, Handler, Middleware, awaitable
-from pyncette.app.signatures import with_arguments
+from pyncette.app.handlers import Call
 from pyncette.app.tasks import Task
 from pyncette.app.templates import Templates
 from pyncette.core.record import Partition, Record
@@ -19,8 +14,6 @@ from pyncette.worker.occurrence import Occurrence
 
 ContextOf: TypeAlias = Callable[["TaskRegistration", Occurrence], Any]
 """Returns the context of a run."""
-
-Call: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 class TaskRegistration:
@@ -31,7 +24,7 @@ class TaskRegistration:
         task: Task,
         realm: str,
         context_of: ContextOf,
-        middlewares: Sequence[Middleware],
+        call: Call,
         templates: Templates,
     ) -> None:
         self.task = task
@@ -39,7 +32,7 @@ class TaskRegistration:
         self._realm = realm
         self._polled: Sequence[int] = ()
         self._partitions: Sequence[Partition] = ()
-        self._call = wrapped(with_arguments(task.task_func, task._arguments, _stored_args), middlewares)
+        self._call = call
         self._templates = templates
 
     @property
@@ -77,33 +70,3 @@ class TaskRegistration:
     def task_for(self, record: Record) -> Task:
         """Return the task of *record*."""
         return self.task._of_record(record, self.policies)
-
-
-def _stored_args(context: Any) -> msgspec.Raw:
-    args: msgspec.Raw = context._held.record.spec.args
-    return args
-
-
-def wrapped(handler: Handler, middlewares: Sequence[Middleware]) -> Call:
-    """Return *handler* inside of *middlewares*, the first of which is outermost."""
-    call = _as_coroutine(handler)
-    for middleware in reversed(middlewares):
-        call = _around(middleware, call)
-    return call
-
-
-def _around(middleware: Middleware, inner: Call) -> Call:
-    async def call(context: Any) -> None:
-        await awaitable(middleware, middleware(context, partial(inner, context)), MIDDLEWARE)
-
-    return call
-
-
-def _as_coroutine(handler: Handler) -> Call:
-    if iscoroutinefunction(handler):
-        return handler
-
-    async def call(context: Any) -> None:
-        await awaitable(handler, handler(context))
-
-    return call

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import logging
 import os
 import secrets
 import socket
@@ -14,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from pyncette.app.defaults import Defaults
-from pyncette.app.handlers import Middleware
+from pyncette.app.handlers import Call, Middleware
 from pyncette.app.instances import Instances, declaration, first_declaration, refusal_if_over
 from pyncette.app.modes import A_MICROSECOND, datetime_of
 from pyncette.app.registration import ContextOf, TaskRegistration
@@ -24,6 +23,7 @@ from pyncette.coordination.argument_schemas import publication, schema_key
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Member, Membership
 from pyncette.coordination.permit_records import PERMITS_REALM, permit_partition, remove_permits
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Key, Outcome, Partition
 from pyncette.core.spec import Policies, Spec
 from pyncette.ledger.ledger import Ledger
@@ -31,7 +31,7 @@ from pyncette.store.base import Store
 from pyncette.worker.service import AHEAD, Figures, Listener, OutcomeListener, Worker, WorkerSettings
 from pyncette.worker.stored_tasks import follow_tasks
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 Fixture: TypeAlias = Callable[[Any], AsyncIterator[Any]]
 """A fixture, called with the app context."""
@@ -61,6 +61,8 @@ class Declarations(Protocol):
     batch_size: int
     poll_interval: datetime.timedelta
 
+    def call_of(self, task: Task) -> Call: ...
+
 
 class Runtime:
     """The declarations of an app on an open backend, and their worker while they run."""
@@ -81,6 +83,8 @@ class Runtime:
         """Values of fixtures and of `add_to_context`: additional attributes of each `Context`."""
         self.heartbeats: set[asyncio.Task[None]] = set()
         """Renewals in progress that no handler awaits."""
+        self.started = asyncio.Event()
+        """Set once `run` has set up the fixtures and begins to poll."""
         self._settings = WorkerSettings(
             _holder(),
             slots,
@@ -144,6 +148,11 @@ class Runtime:
         return Figures(self._settings.slots, 0, 0, 0, 0) if self._worker is None else self._worker.figures
 
     @property
+    def abandoned_runs(self) -> int:
+        """How many plain functions still run in threads although `run` has ended."""
+        return 0 if self._worker is None else self._worker.abandoned
+
+    @property
     def stalled_seconds(self) -> float:
         """Seconds since the event loop last ran: a few, unless it is blocked. Can be read from any thread."""
         return 0.0 if self._worker is None else self._worker.stalled_seconds
@@ -153,6 +162,13 @@ class Runtime:
         if self.heartbeats or (self._running and self._worker is None):
             return False
         return self._worker is None or self._worker.is_settled(asleep)
+
+    def unsettled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> list[str]:
+        """Return what simulated time waits for, one line each: the runs, or else what does not answer."""
+        if self._running and self._worker is None:
+            return ["the fixtures are not set up yet"]
+        runs = [] if self._worker is None else self._worker.unsettled(asleep)
+        return runs or ["no handler runs: the backend does not answer"]
 
     async def declare_tasks(self) -> None:
         """
@@ -167,7 +183,7 @@ class Runtime:
             if task._kind is Kind.STATIC:
                 spec = task._own_spec()
                 assert spec.policies is not None
-                self._warn_if_over(spec, spec.policies)
+                self._warn_if_over(task, spec, spec.policies)
                 rules[key] = declaration(key, spec, spec.policies)
             elif task._kind is Kind.TEMPLATE:
                 spec = Spec(partitions=task.partition_count)
@@ -231,16 +247,16 @@ class Runtime:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    def _warn_if_over(self, spec: Spec, policies: Policies) -> None:
+    def _warn_if_over(self, task: Task, spec: Spec, policies: Policies) -> None:
         error = refusal_if_over(spec, policies, self.clock.now())
         if error is not None:
             # No reason not to start: its schedule may have ended after the module was written.
-            logger.warning("a task has no further due time: %s", error)
+            logger.warning("a task has no further due time: %s", error, extra={"task": task.name})
 
     async def _work(self, contexts_of: ContextsOf) -> None:
         tasks = list(self.app.tasks.values())
         registrations = [
-            TaskRegistration(task, self.realm, contexts_of(task), self.app.middlewares, self._templates)
+            TaskRegistration(task, self.realm, contexts_of(task), self.app.call_of(task), self._templates)
             for task in tasks
         ]
         membership = self._membership()
@@ -253,6 +269,7 @@ class Runtime:
             membership=membership,
             assignment=None if membership is None else self._assignment(),
             listeners=self.app.listeners,
+            watches_loop=not isinstance(self.clock, SimulatedTime),
         )
         self._worker = worker
         if self._shut_down:
@@ -272,6 +289,7 @@ class Runtime:
         self._templates.refusals_changed = refusals_changed
         try:
             async with self._following_tasks():
+                self.started.set()
                 await worker.run()
         finally:
             self._templates.refusals_changed = None

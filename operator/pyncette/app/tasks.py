@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, Self, Unpack, cast, overload
 
@@ -116,7 +116,7 @@ class Task(OptionAttributes, Generic[P]):
         parent_task: Task | None = None,
     ) -> None:
         self.name = name
-        self.task_func: Callable[P, Awaitable[None]] = task_func
+        self.task_func: Callable[P, Any] = task_func
         self._kind = kind
         self._on_polled_changed: set[Callable[[], object]] = set()
         """Called when it is enabled or disabled, and when its polled partitions change."""
@@ -384,8 +384,8 @@ class Task(OptionAttributes, Generic[P]):
         """The arguments that the handler takes by its signature; None if it takes the context alone."""
         return self._options.arguments
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[None]:
-        """Call the handler without middlewares, for tests."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the handler without middlewares, for tests. A plain function runs in the thread of the caller."""
         return self.task_func(*args, **kwargs)
 
     def __str__(self) -> str:

@@ -7,7 +7,6 @@ It also keeps the templates that this process cannot serve, since their stored p
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
@@ -16,13 +15,14 @@ import msgspec
 from pyncette.app.options import arguments_of, encode_args
 from pyncette.app.tasks import Kind, Task
 from pyncette.coordination.partition_counts import Mismatch, settle_count, stray_partitions
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Key, Partition, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import ANSWER_RECORDS_MAX
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 READ_SECONDS: Final = 2.0
 """Time between reads of the templates on a backend that is polled anyway. A read loads a few records by key."""
@@ -167,9 +167,8 @@ class Templates:
             self._unchecked.pop(task.name, None)
             if strays:
                 logger.warning(
-                    "instances of %s do not run: they are stored in partitions beyond its %d; "
+                    "instances do not run: they are stored in partitions beyond the %d of their task; "
                     "remove them, and schedule them again",
-                    task.name,
                     count,
                     extra={"task": task.name, "stray_partitions": strays},
                 )

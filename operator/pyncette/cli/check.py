@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from pyncette.cli.dev.child import declared_by
 from pyncette.cli.dev.events import Loaded
 from pyncette.cli.dev.folder import Folder
-from pyncette.cli.modules import ModuleError, Target, find_target, load_app_to_check, plain_handlers
+from pyncette.cli.modules import ModuleError, Target, find_target, load_app_to_check, unawaitable_handlers
 from pyncette.errors import ConfigurationError
 from pyncette.resources.manifests import SUFFIXES, Remark
 
@@ -68,7 +68,7 @@ def _declared(target: Target) -> tuple[Loaded | None, list[Finding]]:
         app = load_app_to_check(target)
     except ModuleError as error:
         return None, [_fault(error)]
-    return declared_by(app), [_fault(error) for error in plain_handlers(app)]
+    return declared_by(app), [_fault(error) for error in unawaitable_handlers(app)]
 
 
 def _fault(error: ModuleError) -> Finding:

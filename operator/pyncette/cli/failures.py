@@ -30,7 +30,7 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.USAGE: "Invalid usage: an option, setting, argument, module or folder is invalid, or a task was not found.",
     ExitCode.BACKEND: "The backend is unavailable or refused the request: no server, wrong password, or permission denied.",
     ExitCode.SCHEMA: "The tables of the backend are missing, or their version is not supported. `migrate`: workers of an unsupported version are running.",
-    ExitCode.TIMEOUT: "`run`: the run did not end within --timeout. It continues.",
+    ExitCode.TIMEOUT: "`run`: the run did not end within --timeout, or no worker claimed it within 30 s. It stays requested.",
     ExitCode.INTERRUPTED: "Interrupted by Ctrl-C: `run` while it waited, `load` before its end, or `worker` at the second signal.",
 }
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from pyncette.clock import MILLISECOND, SECOND, Duration, Instant
 from pyncette.core.schedule import Cron, Interval, Schedule
 from pyncette.core.times import datetime_of
-from pyncette.core.zone import zone_or_utc
 
 MINUTE: Final[Duration] = 60 * SECOND
 HOUR: Final[Duration] = 60 * MINUTE
@@ -23,12 +21,20 @@ def rfc3339(at: Instant | None) -> str | None:
     return datetime_of(at).isoformat().replace("+00:00", "Z")
 
 
-def moment(at: Instant, zone: datetime.tzinfo, now: Instant) -> str:
-    """Return *at* in *zone* with the abbreviation of the zone, and with the date unless it is today."""
-    there = datetime_of(at).astimezone(zone)
-    today = datetime_of(now).astimezone(zone).date()
+def moment(at: Instant, now: Instant) -> str:
+    """Return *at* in local time with the abbreviation of its zone, and with the date unless it is today."""
+    there, today = _local(at), _local(now).date()
     date = "" if there.date() == today else f"{there:%Y-%m-%d} "
     return f"{date}{there:%H:%M:%S} {there:%Z}"
+
+
+def _local(at: Instant) -> datetime.datetime:
+    """Return *at* in local time, or in UTC if it is outside of the years that local times have."""
+    moment = datetime_of(at)
+    try:
+        return moment.astimezone()
+    except OverflowError:
+        return moment
 
 
 def duration(length: Duration) -> str:
@@ -69,13 +75,4 @@ def schedule(wanted: Schedule | None) -> str:
         return wanted.expression if wanted.zone == "UTC" else f"{wanted.expression} {wanted.zone}"
     if isinstance(wanted, Interval):
         return f"every {duration(wanted.length)}"
-    return f"once {datetime_of(wanted.at):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def zone_of(wanted: Schedule | None) -> datetime.tzinfo:
-    """Return the zone for the times of *wanted*: its own, or that of this machine."""
-    if isinstance(wanted, Cron):
-        return ZoneInfo("UTC") if wanted.zone == "UTC" else zone_or_utc(wanted.zone)
-    local = datetime.datetime.now(datetime.UTC).astimezone().tzinfo
-    assert local is not None
-    return local
+    return f"once {_local(wanted.at):%Y-%m-%d %H:%M:%S %Z}"

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from pyncette.app.application import Pyncette
-from pyncette.app.handlers import MIDDLEWARE, PlainHandlerWarning, plain_handler
+from pyncette.app.handlers import MIDDLEWARE, UnawaitableWarning, unawaitable
 from pyncette.app.process import being_loaded
 from pyncette.core.suggestions import nearest
 from pyncette.errors import ConfigurationError
@@ -193,25 +193,25 @@ def load_app(target: Target) -> Pyncette:
 
 
 def load_checked_app(target: Target) -> Pyncette:
-    """Load the app of *target*. Raises ModuleError as well if a handler or middleware of it is not a coroutine function."""
+    """Load the app of *target*. Raises ModuleError as well if the result of a handler or middleware cannot be awaited."""
     app = load_app_to_check(target)
-    for fault in plain_handlers(app):
+    for fault in unawaitable_handlers(app):
         raise fault
     return app
 
 
 def load_app_to_check(target: Target) -> Pyncette:
-    """Load the app of *target* without warnings about its handlers, for a caller that checks `plain_handlers`."""
+    """Load the app of *target* without warnings about its handlers, for a caller that checks `unawaitable_handlers`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PlainHandlerWarning)
+        warnings.simplefilter("ignore", UnawaitableWarning)
         return load_app(target)
 
 
-def plain_handlers(app: Pyncette) -> list[ModuleError]:
-    """Return an error for each middleware and handler of *app* that is not a coroutine function, middlewares first."""
-    declared = [plain_handler(middleware, MIDDLEWARE) for middleware in app.middlewares]
-    declared += [plain_handler(task.task_func) for task in app.tasks.values()]
-    found = {plain: ModuleError(plain.message, _shown(plain.file), plain.line) for plain in declared if plain}
+def unawaitable_handlers(app: Pyncette) -> list[ModuleError]:
+    """Return an error for each middleware and handler of *app* whose result cannot be awaited, middlewares first."""
+    declared = [unawaitable(middleware, MIDDLEWARE) for middleware in app.middlewares]
+    declared += [unawaitable(task.task_func) for task in app.tasks.values()]
+    found = {wrong: ModuleError(wrong.message, _shown(wrong.file), wrong.line) for wrong in declared if wrong}
     return list(found.values())
 
 

@@ -16,7 +16,8 @@ from pyncette.cli.dev.folder import STATE, Folder
 from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.settings import Settings
 from pyncette.cli.survey import find
-from pyncette.clock import SystemClock, synchronize
+from pyncette.clock import SECOND, SystemClock, synchronize
+from pyncette.coordination.members import members
 from pyncette.core import edits
 from pyncette.core.accounting import run_id
 from pyncette.core.record import Change, Key, Outcome, Record, Run, replace
@@ -33,6 +34,9 @@ OUTCOME_SECONDS: Final = 5.0
 
 QUIET_SECONDS: Final = 5.0
 """Time without a claim after which a hint is printed."""
+
+CLAIM_SECONDS: Final = 30.0
+"""Time without a claim after which the wait ends, unless it has a limit of its own. That of `kubectl wait`."""
 
 CLAIMS_MAX: Final = 1000
 """Claims of one run that are searched for in the history: more than any retry policy allows."""
@@ -114,8 +118,8 @@ class RequestedRun(NamedTuple):
     """None: it has not ended."""
     run: Run | None = None
     message: str = ""
-    begun: bool = True
-    """True if a worker has claimed it."""
+    unfinished: str = ""
+    """Why the wait ended before the run, as a sentence."""
 
 
 def read_args(text: str | None) -> msgspec.Raw | None:
@@ -152,7 +156,7 @@ async def fire(
     Run the task *name* now, and wait for its outcome; *report* receives messages about the progress.
 
     Without *args*, the run has the arguments of the task. After *wait_seconds* seconds, return without an outcome; the run
-    continues.
+    continues. None: wait until it ends, unless no worker claims it within `CLAIM_SECONDS` after it may be claimed.
     """
     home = await find_record(store, realm, name, handler)
     if home.spec.schedule is None and not home.key.instance:
@@ -160,7 +164,7 @@ async def fire(
     ledger = Ledger(store, await backend_clock(store))
     fired = await _create(ledger, home, args)
     report(f"requested a run of {name}; waiting for its outcome")
-    waiting = _Waiting(store, home.key, fired)
+    waiting = _Waiting(ledger, home.key, fired)
     try:
         return await waiting.outcome(wait_seconds, report)
     except asyncio.CancelledError:
@@ -187,8 +191,9 @@ def _created(extra: Record) -> Rule:
 class _Waiting:
     """A wait for the outcome of a requested run."""
 
-    def __init__(self, store: Store, home: Key, fired: Record) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, home: Key, fired: Record) -> None:
+        self._store = ledger.store
+        self._clock = ledger.clock
         self._home = home
         self._fired = fired
 
@@ -201,12 +206,38 @@ class _Waiting:
             if record is None:
                 return await self._counted()
             claimed = claimed or record.fence > self._fired.fence
-            if not (reported or claimed) and time.monotonic() - began > QUIET_SECONDS:
+            unclaimed = self._unclaimed_seconds(record)
+            if unclaimed > QUIET_SECONDS and not (reported or claimed):
                 reported = True
-                handler = self._home.partition.handler
-                report(f"no worker has claimed the run yet: is a worker with the handler {handler} running?")
+                report(f"no worker has claimed the run yet: {await self._why_unclaimed()}")
+            if wait_seconds is None and unclaimed > CLAIM_SECONDS:
+                return self._unfinished(
+                    CLAIM_SECONDS, f"no worker has claimed it: {await self._why_unclaimed()}"
+                )
             await asyncio.sleep(POLL_SECONDS)
-        return RequestedRun(self._fired.key, None, begun=claimed)
+        assert wait_seconds is not None
+        state = "it continues" if claimed else "no worker has claimed it yet; the next free worker will"
+        return self._unfinished(wait_seconds, state)
+
+    def _unclaimed_seconds(self, record: Record) -> float:
+        """Return for how long a worker could have claimed *record*; negative while it is leased, or a retry has to wait."""
+        if record.claimable_at is None:
+            return 0.0
+        at = (
+            record.claimable_at if record.lease is None else max(record.claimable_at, record.lease.expires_at)
+        )
+        return (self._clock.now() - at) / SECOND
+
+    async def _why_unclaimed(self) -> str:
+        realm, handler, _ = self._home.partition
+        running = await members(self._store, realm, self._clock.now())
+        able = sum(handler in member.handlers for member in running)
+        if not able:
+            return f"no running worker has the handler {handler}"
+        return f"all workers with the handler {handler} ({able}) are busy, or a limit on its runs is reached"
+
+    def _unfinished(self, seconds: float, state: str) -> RequestedRun:
+        return RequestedRun(self._fired.key, None, unfinished=f"has not ended after {seconds:g} s; {state}")
 
     async def _counted(self) -> RequestedRun:
         """Return the outcome of a run whose record was removed at its end. The outcome is counted a moment later."""

@@ -74,7 +74,7 @@ class View(NamedTuple):
     dead_letters: int
     summary: Summary
     late: Duration | None
-    """The time from the due time of the last run to its start."""
+    """The time from when the last run was claimable to its start."""
     instances: Counted | None
     """Only of a template."""
     args: msgspec.Raw
@@ -141,27 +141,6 @@ async def read_task(store: Store, record: Record, now: Instant) -> StoredTask:
     return found
 
 
-async def instances(store: Store, realm: str, task: str, handler: str | None, limit: int) -> list[StoredTask]:
-    """Return the first *limit* instances of *task*, by name, without their side runs."""
-    found: list[StoredTask] = []
-    for partition in await store.partitions(realm):
-        if handler in {None, partition.handler}:
-            found += await _instances_in(store, partition, task, limit)
-    return sorted(found, key=lambda one: one.name)[:limit]
-
-
-async def _instances_in(store: Store, partition: Partition, task: str, limit: int) -> list[StoredTask]:
-    after: Key | None = None
-    found: list[StoredTask] = []
-    while len(found) < limit and (page := await store.scan(partition, task, after, PAGE)):
-        for record in page:
-            key = record.key
-            if key.instance and not key.occurrence:
-                found.append(StoredTask(f"{task}/{key.instance}", partition.handler, [record]))
-        after = page[-1].key
-    return found
-
-
 async def _survey_partition(
     store: Store, partition: Partition, found: dict[tuple[str, str], StoredTask], task: str | None = None
 ) -> None:
@@ -211,7 +190,7 @@ def describe(found: StoredTask, now: Instant) -> View:
         running=running,
         dead_letters=len(found.side_records) - len(side_runs),
         summary=summary,
-        late=None if home is None else late(home.key, policies, summary),
+        late=None if home is None else late(home, summary.last_scheduled_at, summary.last_started_at),
         instances=found.counted or (NO_INSTANCES if is_template else None),
         args=msgspec.Raw(b"{}") if home is None else home.spec.args,
     )
@@ -230,11 +209,23 @@ def _next_at(home: Record, policies: Policies) -> Instant | None:
         return None
 
 
-def late(key: Key, policies: Policies, summary: Summary) -> Duration | None:
-    """Return how late the last run started, compared to its due time plus jitter; never negative."""
-    if summary.last_started_at is None or summary.last_scheduled_at is None:
+def late(home: Record, scheduled_at: Instant | None, started_at: Instant | None) -> Duration | None:
+    """Return how late a run of *home* started, compared to when it was claimable for the first time; never negative."""
+    if started_at is None or scheduled_at is None:
         return None
-    return max(0, summary.last_started_at - summary.last_scheduled_at - jitter_of(key, policies))
+    # If the schedule was edited after that run, its time does not say since when the run was claimable.
+    since = home.schedule_since if home.schedule_since <= started_at else scheduled_at
+    policies = home.spec.policies or Policies()
+    return max(0, started_at - claimable_since(home.key, policies, scheduled_at, since))
+
+
+def claimable_since(key: Key, policies: Policies, due_at: Instant, schedule_since: Instant) -> Instant:
+    """
+    Return when an occurrence was claimable for the first time: when it was due, jitter included.
+
+    A one-off whose time had passed when it was scheduled was claimable from then on.
+    """
+    return max(due_at + jitter_of(key, policies), schedule_since)
 
 
 def _phase(home: Record, policies: Policies, running: int, *, is_template: bool) -> Phase:

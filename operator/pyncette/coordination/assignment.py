@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
 from pyncette.coordination.members import members
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Partition
 from pyncette.errors import StoreError
 from pyncette.store.base import Store
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 REFRESH_PAUSE: Final[Duration] = 20 * SECOND
 """Time between two reads of the other workers. After it, each worker knows which have started or stopped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Sequence
 from typing import Final
@@ -12,6 +11,7 @@ import msgspec
 
 from pyncette._version import __version__
 from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Lease, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
 from pyncette.errors import SchemaError, StoreError
@@ -20,7 +20,7 @@ from pyncette.store.base import MIN_READER, SCHEMA_VERSION, Renewal, Store, Vers
 from pyncette.store.codec import UNREADABLE
 from pyncette.store.schema import Migrated
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 MEMBERS_REALM: Final = f"{RESERVED_REALMS}members"
 """

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from pyncette.clock import Instant
 from pyncette.coordination.members import members
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import BEYOND, Change, Key, Partition, Record, replace
 from pyncette.errors import ConfigurationError, StoreUnavailableError
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
 from pyncette.store.base import Store
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 PAGE = 200
 """Instances of each partition that are checked after a change: a process that has not noticed the change writes few."""

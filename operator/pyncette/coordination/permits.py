@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +17,13 @@ from pyncette.coordination.permit_records import (
     permit_partition,
     remove_permits,
 )
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Change, Partition, Record, replace
 from pyncette.core.spec import Policies
 from pyncette.errors import StoreError
 from pyncette.store.base import Renewal, Store
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RETRY_PAUSE: Final[Duration] = 250 * MILLISECOND
 """About how long a worker without a permit waits before its next search; a waiting run loses that time."""

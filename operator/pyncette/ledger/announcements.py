@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Change, Partition, Record
 from pyncette.errors import StoreError
 from pyncette.store.base import Notification, Store
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 ANNOUNCED_AHEAD: Final[Duration] = 20 * SECOND
 """

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final
 
 from pyncette.core.record import Change, Key, Record
 from pyncette.store.base import Store
-
-LOGGED_MAX: Final = 10
-"""The most records of a batch that one log line names."""
 
 
 class Batches:

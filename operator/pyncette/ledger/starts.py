@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import NamedTuple
 
 from pyncette.clock import Clock, Duration, Instant
 from pyncette.core import rules
+from pyncette.core.log_messages import fields_of_record, fields_of_records, naming_logger
 from pyncette.core.record import Key, Record, replace
 from pyncette.core.runs import HeldRun, StartPlan, with_record
 from pyncette.core.spec import Policies
 from pyncette.errors import ContentionError, StoreError, StoreUnavailableError
 from pyncette.ledger.announcements import Announcements
 from pyncette.ledger.backend_time import BackendTime
-from pyncette.ledger.batches import LOGGED_MAX, Batches, is_written
+from pyncette.ledger.batches import Batches, is_written
 from pyncette.ledger.counters import CountedWrites, Unit
 from pyncette.ledger.outcomes import Outcomes
 from pyncette.ledger.races import race_pauses
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 
 class PendingStart(NamedTuple):
@@ -90,7 +90,7 @@ class Starts:
         if refused:
             logger.error(
                 "starts cannot be written; their leases will expire",
-                extra={"records": [str(key) for key in refused[:LOGGED_MAX]], "total": len(refused)},
+                extra=fields_of_records(refused, len(refused)),
             )
         return decided, undecided | waiting
 
@@ -143,7 +143,7 @@ class Starts:
             failure = error
             logger.warning(
                 "starts may not have been written; reloading their records",
-                extra={"error": str(error), "records": len(writing) - len(known)},
+                extra={"error": str(error), "total": len(writing) - len(known)},
             )
         except (StoreError, ValueError, TypeError, OverflowError) as error:
             logger.debug("starts were refused", extra={"error": str(error)})
@@ -178,8 +178,7 @@ class Starts:
             logger.error(
                 "gave up starts: their leases expired before they could be written",
                 extra={
-                    "records": [str(claimed_record(one.start.plan).key) for one in over[:LOGGED_MAX]],
-                    "total": len(over),
+                    **fields_of_records((claimed_record(one.start.plan).key for one in over), len(over)),
                     "error": str(over[0].failure or ""),
                 },
             )
@@ -207,7 +206,7 @@ class Starts:
                 # A record that cannot be decided affects only itself: its lease expires, and it is claimed again.
                 logger.exception(
                     "could not decide how to start a claimed record; its lease will expire",
-                    extra={"record": str(key)},
+                    extra=fields_of_record(key),
                 )
                 again = None
             if isinstance(again, StartPlan):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 from pyncette.clock import Instant
 from pyncette.core import edits
+from pyncette.core.log_messages import fields_of_record, naming_logger
 from pyncette.core.record import NO_REQUESTS, Change, Key, Record, Requests, is_dead_letter, replace
 from pyncette.core.spec import Policies
 from pyncette.ledger.ledger import Ledger, Rule, Ruling
@@ -17,7 +17,7 @@ from pyncette.mirror.rules import is_template
 from pyncette.store.base import Store
 from pyncette.store.scanning import side_records
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 
 class Done(NamedTuple):
@@ -98,7 +98,9 @@ def _awake(record: Record, now: Instant) -> Record:
     try:
         return edits.resumed(record, record.spec.policies or Policies(), now)
     except ValueError as error:  # its schedule can no longer be read, which hurts itself only
-        logger.warning("could not resume %s: %s", record.key, error)
+        logger.warning(
+            "could not resume a schedule", extra={**fields_of_record(record.key), "error": str(error)}
+        )
         return record
 
 

@@ -211,7 +211,10 @@ class TaskSpec(Model):
     missedRunPolicy Skip: as missed). Further attempts may start later.
     """
     active_deadline_seconds: Seconds | None = Field(default=None, examples=[3600])
-    """Seconds after which a run is cancelled, whether it still sends heartbeats or not. It has failed then."""
+    """
+    Seconds after which a run is cancelled, whether it still sends heartbeats or not. It has failed then. A plain function
+    is asked to stop, and has failed once it returns.
+    """
     lease_duration_seconds: int = Field(default=60, ge=1, le=86_400)
     """
     Seconds without a sign of life after which a run is taken for dead, and another worker may take over. It bounds
@@ -220,7 +223,7 @@ class TaskSpec(Model):
     heartbeat: Literal["Automatic", "Cooperative"] = "Automatic"
     """
     Who gives the signs of life. Automatic: the worker, as long as it lives. Cooperative: the handler, when it chooses;
-    with AtMostOnce it is the worker all the same.
+    with AtMostOnce, and for a plain function, it is the worker all the same.
     """
     retry_policy: RetryPolicy | None = Field(default=None, examples=["{maxAttempts: 3}"])
     """

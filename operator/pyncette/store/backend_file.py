@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Final
 
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import ConfigurationError
 from pyncette.store.backend import EXAMPLES, Backend, is_scheme, read_backend
 from pyncette.store.tls import CA_FILE, Tls
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 BYTES_MAX: Final = 16 * 1024
 """Longer than any URL. A file that is named by mistake may be large."""

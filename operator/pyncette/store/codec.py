@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from pyncette.clock import Duration, Instant
+from pyncette.core.log_messages import fields_of_record, naming_logger
 from pyncette.core.record import Key, Lease, Record, Run, State, replace
 from pyncette.core.spec import SPEC_FORMAT, Spec
 from pyncette.errors import StoreError
 from pyncette.store.base import ARGS_BYTES_MAX, SPEC_BYTES_MAX, STATE_BYTES_MAX
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 # Made once: to make an encoder or decoder takes longer than to use it.
 _encode = msgspec.json.Encoder().encode
@@ -43,7 +43,7 @@ def log_poisoned(error: PoisonedRecordError) -> None:
     """Log that a record was skipped."""
     logger.error(
         "skipped a record that cannot be read",
-        extra={"partition": error.key.partition, "record": str(error.key), "error": str(error)},
+        extra={"partition": error.key.partition, **fields_of_record(error.key), "error": str(error)},
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
 from pyncette.clock import Instant
+from pyncette.core.log_messages import is_set, quoted, sentence_of
 from pyncette.core.printable import printable, printable_json
 from pyncette.core.times import datetime_of
 from pyncette.errors import ConfigurationError
@@ -29,7 +30,7 @@ class JsonFormatter(logging.Formatter):
             "time": _rfc3339(int(record.created * 1e6)),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": sentence_of(record),
         }
         line |= {name: value for name, value in fields_of(record).items() if name not in line}
         trace = traceback_of(self, record)
@@ -50,7 +51,7 @@ class TextFormatter(logging.Formatter):
         head = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {record.name}: "
         fields = {**run_in_short(), **extra_of(record)}
         trace = traceback_of(self, record).splitlines()
-        line = head + printable(record.getMessage()) + as_text(fields)
+        line = head + printable(sentence_of(record)) + as_text(fields)
         return "\n".join((line, *(f"{INDENT}{printable(part)}" for part in trace)))
 
 
@@ -94,7 +95,7 @@ def extra_of(record: logging.LogRecord) -> dict[str, Any]:
 def as_text(fields: Mapping[str, Any]) -> str:
     """Return *fields* as `  name=value …`, with quotes where needed."""
     return "".join(
-        f"{' ' if number else '  '}{name}={_quoted(str(value))}"
+        f"{' ' if number else '  '}{name}={quoted(str(value))}"
         for number, (name, value) in enumerate(fields.items())
     )
 
@@ -126,13 +127,8 @@ def _formatted(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: _rfc3339(value) if name.endswith("_at") and type(value) is int else value
         for name, value in fields.items()
-        if value != "" and value is not None  # such as an empty instance name
+        if is_set(value)
     }
-
-
-def _quoted(text: str) -> str:
-    plain = text and not any(character.isspace() or character in "\"'=" for character in text)
-    return printable(text) if plain else printable_json(json.dumps(text, ensure_ascii=False))
 
 
 def _rfc3339(instant: Instant) -> str:

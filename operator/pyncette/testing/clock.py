@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Any, Final, Protocol
@@ -24,6 +24,9 @@ SPINS_MAX: Final = 50
 
 REAL_PAUSE_SECONDS: Final = 0.0005
 
+UNSETTLED_MAX: Final = 20
+"""The most runs that an error names."""
+
 
 class Participant(Protocol):
     """An object that works in simulated time and knows when it is settled."""
@@ -32,9 +35,13 @@ class Participant(Protocol):
         """Return True if nothing is to be done before the clock moves. The tasks *asleep* wait for that."""
         ...
 
+    def unsettled(self, asleep: AbstractSet[asyncio.Task[Any]]) -> Sequence[str]:
+        """Return what it waits for, for people: one line each."""
+        ...
+
 
 class UnsettledError(AssertionError):
-    """A move did not end: a handler still runs in real time."""
+    """A move did not end: handlers still run in real time. The message names them."""
 
 
 class VirtualTimer:
@@ -182,10 +189,19 @@ class VirtualClock:
                 else 0
             )
             if loop.time() > deadline:
-                raise UnsettledError(
-                    f"not settled after {self._settle_seconds:g} s: a handler is still running, or the backend is unavailable. In simulated time, "
-                    "a handler must not wait for real time: await the sleep() of the clock instead"
-                )
+                raise UnsettledError(self._why_unsettled())
+
+    def _why_unsettled(self) -> str:
+        left = [line for participant in self._participants for line in participant.unsettled(self._asleep)]
+        shown = "".join(f"\n    {line}" for line in left[:UNSETTLED_MAX])
+        if len(left) > UNSETTLED_MAX:
+            shown += f"\n    and {len(left) - UNSETTLED_MAX} more"
+        return (
+            f"not settled after {self._settle_seconds:g} s of real time, at {self.utc.isoformat()}:{shown}\n"
+            "In simulated time, a handler must not wait for real time: await world.sleep() instead, and in a plain "
+            "function pass it to context.wait_for(). "
+            "If the work really takes that long, raise settle_seconds"
+        )
 
     async def _move_to(self, target: Instant) -> None:
         await self.settle()

@@ -1,4 +1,4 @@
-"""Runs an app in simulated time on its backend, for tests."""
+"""Runs an app in simulated time, for tests: in memory, unless another backend is asked for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Literal
 
 from pyncette.app.application import Pyncette
 from pyncette.app.context import PyncetteContext
 from pyncette.store.base import Store
-from pyncette.testing.clock import SETTLE_SECONDS, VirtualClock
+from pyncette.store.memory import MemoryStore
+from pyncette.testing.clock import SETTLE_SECONDS, UnsettledError, VirtualClock
 
 
 class World:
@@ -59,15 +60,17 @@ async def running(
     app: Pyncette,
     start: datetime.datetime | None = None,
     *,
-    new_store: Callable[[], Store] | None = None,
+    backend: Literal["memory", "app"] | Callable[[], Store] = "memory",
     settle_seconds: float = SETTLE_SECONDS,
 ) -> AsyncIterator[World]:
     """
     Run *app* in simulated time, from *start* (by default 2024-01-01T00:00Z), until the block ends.
 
-    Input and output are real: the backend is that of the app (`:memory:` by default), or of *new_store*. Only the time is
-    simulated, for due times and leases. All that is due at one instant may take *settle_seconds* of real time: raise it for
-    thousands of handlers that do real work.
+    The records are in memory, and are gone at the end. With `backend="app"` they are in the database that the app names:
+    its schedules run, for all the simulated time, and stay changed. A *backend* may also be a factory of stores.
+
+    Input and output of handlers are real. Only the time is simulated, for due times and leases. All that is due at one
+    instant may take *settle_seconds* of real time: raise it for thousands of handlers that do real work.
 
     At the end, running handlers are cancelled, and an error of the app is raised. Errors of handlers are not raised: check
     `get_task`, or the effects of the handlers.
@@ -79,16 +82,30 @@ async def running(
     ```
     """
     clock = VirtualClock(start, settle_seconds)
-    options: dict[str, Any] = {} if new_store is None else {"new_store": new_store}
-    async with app.create(clock=clock, **options) as context:
+    async with app.create(clock=clock, new_store=_new_store(app, backend)) as context:
         run = asyncio.create_task(context.run())
         world = World(app, context, clock)
         try:
             await _settled_or_ended(clock, run)
+        except UnsettledError:
+            run.cancel()  # its fixtures may never be set up
+            await asyncio.wait({run})
+            raise
+        try:
             yield world
         finally:
             context.shutdown(grace=datetime.timedelta(0))
             await run
+
+
+def _new_store(app: Pyncette, backend: object) -> Callable[[], Store]:
+    if backend == "memory":
+        return MemoryStore
+    if backend == "app":
+        return app.new_store
+    if callable(backend):
+        return backend
+    raise ValueError(f'backend must be "memory", "app" or a factory of stores, not {backend!r}')
 
 
 async def _settled_or_ended(clock: VirtualClock, run: asyncio.Task[None]) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Iterator
 from typing import Final
 
 from pyncette.core.backoff import Backoff
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import StoreRefusedError
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RETRIES: Final = Backoff(0.05, 2.0, jitter=1.0)
 """A backend that is back is noticed within two seconds. The jitter spreads the workers that waited for it."""

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pyncette.clock import Instant
+from pyncette.core.log_messages import RECORDS_MAX, fields_of_records, fields_of_run, naming_logger
 from pyncette.core.record import Key, Partition
 from pyncette.core.runs import Completion
 from pyncette.errors import StoreError, StoreRefusedError
-from pyncette.ledger.batches import LOGGED_MAX
 from pyncette.ledger.ledger import Ledger
 from pyncette.ledger.races import race_pauses
 from pyncette.worker.backend_health import BackendHealth
 from pyncette.worker.signals import Signals
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 UNWRITABLE: Final = (StoreRefusedError, ValueError, TypeError, OverflowError)
 """Errors of a store for a batch with a change that cannot be written: the whole batch is rolled back."""
@@ -170,7 +169,7 @@ class Completions:
             logger.error(
                 "a completion cannot be written; its lease will expire",
                 exc_info=reason,
-                extra={"records": [str(item.held.record.key) for item in part]},
+                extra=_fields_of(part),
             )
 
     def _report(self, batch: Sequence[Completion], outcomes: Sequence[bool | Completion]) -> None:
@@ -182,11 +181,11 @@ class Completions:
             batch, outcomes = over, [outcome for outcome in outcomes if isinstance(outcome, bool)]
         if not all(outcomes):
             for item in islice(
-                (item for item, ok in zip(batch, outcomes, strict=True) if not ok), LOGGED_MAX
+                (item for item, ok in zip(batch, outcomes, strict=True) if not ok), RECORDS_MAX
             ):
                 logger.warning(
                     "lease lost before the completion was written",
-                    extra={"record": str(item.held.record.key)},
+                    extra=fields_of_run(item.held),
                 )
         soonest: Instant | None = None
         partition: Partition | None = None
@@ -202,7 +201,7 @@ class Completions:
     def _retry_later(self, contested: Sequence[Completion]) -> None:
         """Retry each of these after a pause of its own; give up those that have lost every race for too long."""
         loop = asyncio.get_running_loop()
-        given_up: list[str] = []
+        given_up: list[Completion] = []
         for item in contested:
             run = _run_of(item)
             race = self._races.get(run)
@@ -210,14 +209,14 @@ class Completions:
                 race = self._races[run] = _Race(loop.time() + self._ledger.race_seconds, race_pauses())
             if loop.time() >= race.until:
                 del self._races[run]
-                given_up.append(str(item.held.record.key))
+                given_up.append(item)
             else:
                 self._paused += 1
                 loop.call_later(next(race.pauses), self._resume, item)
         if given_up:
             logger.error(
                 "completions were not written: other processes kept changing their records",
-                extra={"records": given_up[:LOGGED_MAX], "runs": len(given_up)},
+                extra=_fields_of(given_up),
             )
 
     def _end_races(self, batch: Sequence[Completion]) -> None:
@@ -228,6 +227,10 @@ class Completions:
     def _resume(self, item: Completion) -> None:
         self._paused -= 1
         self.put(item)
+
+
+def _fields_of(items: Sequence[Completion]) -> dict[str, Any]:
+    return fields_of_records((item.held.record.key for item in items), len(items))
 
 
 def _run_of(item: Completion) -> tuple[Key, str]:

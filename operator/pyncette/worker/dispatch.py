@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pyncette.clock import SECOND, Clock, Duration, Instant
 from pyncette.coordination.permits import Permit, SharedLimit
 from pyncette.core import rules
+from pyncette.core.log_messages import fields_of_record, fields_of_records, naming_logger
 from pyncette.core.policies import policies_of
 from pyncette.core.record import Partition, Record, replace
 from pyncette.core.runs import UNSTARTED, HeldRun
 from pyncette.errors import StoreError
-from pyncette.ledger.batches import LOGGED_MAX
 from pyncette.ledger.ledger import Ledger
 from pyncette.ledger.starts import PendingStart
 from pyncette.store.base import Renewal
@@ -26,7 +25,7 @@ from pyncette.worker.renewal import renew_leases
 from pyncette.worker.run import Runs
 from pyncette.worker.signals import Signals
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 DEFERRED_FOR: Final[Duration] = 1 * SECOND
 """How long a claimed record without a permit is not claimed again: such a claim costs more than a search for permits."""
@@ -106,7 +105,7 @@ class Dispatch:
                 # A record that cannot be decided affects only itself: its lease expires, and it is claimed again.
                 logger.exception(
                     "could not decide how to start a claimed record; its lease will expire",
-                    extra={"record": str(record.key)},
+                    extra=fields_of_record(record.key),
                 )
                 continue
             lease_until = held_since + record.lease_length
@@ -155,6 +154,7 @@ class Dispatch:
             self._runs.unreserve(one.registration)
         if deferred:
             changes = [rules.defer(one.record, one.start.plan, until) for one in deferred]
+            logger.debug("deferred runs: no permit of their task is free", extra=_fields_of(deferred))
             try:
                 await self._ledger.defer(changes)
             except StoreError as error:  # their leases expire, and they are claimed again
@@ -182,10 +182,9 @@ class Dispatch:
                 if any(held is None for _, held in over):
                     self._signals.poll_now()  # a slot, or a place in the limit of a handler, is free for other records
         except asyncio.CancelledError:
-            keys = [str(one.record.key) for one in waiting.values()]
             logger.warning(
                 "gave up starts because the worker is stopping; their leases will expire",
-                extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
+                extra=_fields_of(waiting.values()),
             )
             raise
         finally:
@@ -213,10 +212,9 @@ class Dispatch:
             if self._is_on_short_lease(lasting[at])
         }
         if releases:
-            keys = [str(short[at].record.key) for at in releases]
             logger.warning(
                 "runs not started: their leases were too short",
-                extra={"records": keys[:LOGGED_MAX], "total": len(keys)},
+                extra=_fields_of([short[at] for at in releases]),
             )
             try:
                 await self._ledger.defer(list(releases.values()))
@@ -244,7 +242,10 @@ class Dispatch:
                 return {}
             renewed, since = renewal.result()
         except StoreError as error:
-            logger.warning("could not renew leases before starts: %s", error, extra={"records": len(short)})
+            logger.warning(
+                "could not renew leases before starts",
+                extra={**_fields_of(short.values()), "error": str(error)},
+            )
             return {}
         finally:
             renewal.cancel()
@@ -295,6 +296,10 @@ class Dispatch:
                 soonest[partition] = min(at, soonest.get(partition, at))
         for partition, at in soonest.items():
             self._signals.claimable(partition, at)
+
+
+def _fields_of(waiting: Collection[_Waiting]) -> dict[str, Any]:
+    return fields_of_records((one.record.key for one in waiting), len(waiting))
 
 
 def _release_permit(permit: Permit | None) -> None:

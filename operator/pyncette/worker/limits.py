@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from pyncette.clock import Clock, Instant
 from pyncette.coordination.permits import Permit, Permits, SharedLimit
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Key, Partition
 from pyncette.core.runs import NEVER
 from pyncette.core.spec import Policies
@@ -20,7 +20,7 @@ from pyncette.worker.partitions import Partitions
 from pyncette.worker.run import Runs
 from pyncette.worker.signals import Signals
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 
 class Allotment(NamedTuple):

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from pyncette.clock import Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
-from pyncette.core.accounting import run_id
+from pyncette.core.log_messages import fields_of_run, named, naming_logger
 from pyncette.core.record import Partition
 from pyncette.core.runs import Ending, HeldRun
 from pyncette.core.spec import Heartbeat, Mode, Policies
+from pyncette.worker.threads import ThreadCall
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 START_SHARE: Final = 3
 """
 No handler starts with less than a third of its lease left. That is enough for the renewer's next turn, which comes
 within a sixth, and for an answer.
 """
+
+STOP_REASONS: Final = {
+    Ending.RAISED: "the run took longer than its active deadline",
+    Ending.REPLACED: "the next occurrence is due",
+    Ending.DRAINED: "the worker is stopping, or has lost the permit of the run",
+}
+"""By the ending of a run that its worker cancelled."""
 
 current: ContextVar[Occurrence | None] = ContextVar("current", default=None)
 """The run that the current code belongs to, so that log lines can name it."""
@@ -62,13 +69,25 @@ class Registration(Protocol):
         ...
 
 
+class Host(Protocol):
+    """The worker of a run, as the run sees it."""
+
+    async def renew(self, occurrence: Occurrence) -> bool:
+        """Renew the lease, and say whether it is still held. Raises StoreError."""
+        ...
+
+    async def call_in_thread(self, occurrence: Occurrence, function: Callable[[ThreadCall], Any]) -> Any:
+        """Call *function* in a thread, with the call, and return its result once it has returned."""
+        ...
+
+
 class Occurrence:
     """A run in this process, from its claim until its handler has ended."""
 
     __slots__ = (
         "_clock",
+        "_host",
         "_interrupted",
-        "_renew",
         "begun",
         "ending",
         "held",
@@ -78,6 +97,7 @@ class Occurrence:
         "registration",
         "starts_at",
         "task",
+        "thread_call",
         "timers",
     )
 
@@ -85,7 +105,7 @@ class Occurrence:
         self,
         held: HeldRun,
         registration: Registration,
-        renew: Callable[[Occurrence], Any],
+        host: Host,
         clock: Clock,
         lease_until: Duration,
         starts_at: Instant,
@@ -93,7 +113,7 @@ class Occurrence:
     ) -> None:
         self.held = held
         self.registration = registration
-        self._renew = renew
+        self._host = host
         self._clock = clock
         self.lease_until = lease_until
         """Until when the lease is certainly held, by the monotonic clock."""
@@ -108,13 +128,19 @@ class Occurrence:
         self.ending: Ending | None = None
         """Why the worker cancelled it; None if it did not."""
         self.timers: list[Timer] | None = None
+        self.thread_call: ThreadCall | None = None
+        """The call of its plain function, from its start until the function has returned."""
         self._interrupted: asyncio.Event | None = None
         """Ends its wait for its time or for a renewal; None before its first wait."""
 
     @property
     def renews_itself(self) -> bool:
-        """True if the worker renews the lease; False if the handler does, by its heartbeats."""
-        return self.held.policies.heartbeat is Heartbeat.AUTOMATIC
+        """
+        True if the worker renews the lease; False if the handler does, by its heartbeats.
+
+        While a function runs in a thread, the worker renews: another run must not start beside what cannot be cancelled.
+        """
+        return self.held.policies.heartbeat is Heartbeat.AUTOMATIC or self.thread_call is not None
 
     @property
     def is_at_most_once(self) -> bool:
@@ -133,8 +159,18 @@ class Occurrence:
 
     async def heartbeat(self) -> bool:
         """Renew the lease, and say whether it is still held."""
-        held: bool = await self._renew(self)
-        return held
+        return await self._host.renew(self)
+
+    async def call_in_thread(self, function: Callable[[ThreadCall], Any]) -> Any:
+        """Call *function* in a thread of the worker, with the call, and return its result once it has returned."""
+        return await self._host.call_in_thread(self, function)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the run should end; empty while it may go on."""
+        if self.lease_lost:
+            return "its lease was lost"
+        return "" if self.ending is None else STOP_REASONS.get(self.ending, "the run was cancelled")
 
     async def wait_for_its_time(self) -> None:
         """Wait until it is due, or until there is a reason not to start it."""
@@ -204,13 +240,9 @@ class Occurrence:
         elif self._interrupted is not None:
             self._interrupted.set()
 
+    def __str__(self) -> str:
+        return named(self.log_fields())
+
     def log_fields(self) -> dict[str, Any]:
         """Return the structured fields of a log line about this run."""
-        record = self.held.record
-        return {
-            "task": record.key.task,
-            "instance": record.key.instance,
-            "run_id": run_id(record.key, record.fence),
-            "attempt": self.held.attempt,
-            "scheduled_at": self.held.scheduled_at,
-        }
+        return fields_of_run(self.held)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from pyncette.clock import SECOND, Clock, Duration, Instant, synchronize
 from pyncette.coordination.assignment import ORPHAN_AGE
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Partition
 from pyncette.core.runs import NEVER
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError
@@ -26,7 +26,7 @@ from pyncette.worker.run import Runs
 from pyncette.worker.signals import FOR_ALL, Signals
 from pyncette.worker.turns import Turns
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 SAFETY_POLL: Final[Duration] = 10 * SECOND
 """Where the backend notifies, a worker polls at least this often: a notification may get lost."""

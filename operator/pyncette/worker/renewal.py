@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Final, Self
 
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, synchronize
 from pyncette.coordination.members import Membership
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Lease
 from pyncette.core.runs import NEVER
 from pyncette.errors import StoreError
@@ -21,16 +21,13 @@ from pyncette.worker.occurrence import Occurrence
 from pyncette.worker.run import LEASE_UNKNOWN, Runs
 from pyncette.worker.signals import Signals
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RENEWALS_A_LEASE: Final = 3
 """A lease is renewed when a third of it has gone by, so two renewals may fail before it is lost."""
 
 LONGEST_PAUSE: Final[Duration] = 10 * SECOND
 SHORTEST_PAUSE: Final[Duration] = 20 * MILLISECOND
-
-BLOCKED_AFTER_SECONDS: Final = 2.0
-"""A loop that did not turn for this long is blocked by a handler; a log line then names it."""
 
 BEAT_SECONDS: Final = 1.0
 """How often each of the two loops records that it turns: cheap, and precise enough for stalls of minutes."""
@@ -231,8 +228,7 @@ class RenewalThread:
     """
     A thread that renews leases with a loop and a connection of its own, so that a blocked event loop costs no lease.
 
-    It is an async context manager. It also watches the loop of the handlers and names a handler that blocks it, and it
-    keeps up the *membership* of this worker, which is a lease like the others.
+    It is an async context manager. It also keeps up the *membership* of this worker, which is a lease like the others.
     """
 
     def __init__(
@@ -266,7 +262,6 @@ class RenewalThread:
     async def __aenter__(self) -> Self:
         self._beating = asyncio.create_task(self._beat("handlers"))
         self._handlers_loop = asyncio.get_running_loop()
-        self._handlers_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._main, name="pyncette-renewals", daemon=True)
         self._thread.start()
         await asyncio.to_thread(self._started.wait)
@@ -292,7 +287,7 @@ class RenewalThread:
         try:
             while True:
                 try:
-                    await self._renew_and_watch()
+                    await self._renew()
                 except StoreError as error:
                     logger.warning("could not connect to renew leases; retrying", extra={"error": str(error)})
                     await asyncio.sleep(next(delays))
@@ -306,13 +301,12 @@ class RenewalThread:
             self._turned_at[loop] = time.monotonic()
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _renew_and_watch(self) -> None:
+    async def _renew(self) -> None:
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(self._open_store())
             renewer = Renewer(self._runs, store, self._clock, self._signals, self._health)
             async with asyncio.TaskGroup() as group:
                 group.create_task(renewer.run(self._lose, self._revoke))
-                group.create_task(self._watch())
                 group.create_task(self._keep_time(store))
                 if self._membership is not None:
                     group.create_task(self._membership.run(store))
@@ -334,31 +328,3 @@ class RenewalThread:
             if self._runs.running and self._clock.is_stale():
                 with suppress(StoreError):  # tried again after the next beat
                     await synchronize(self._clock, store.now)
-
-    async def _watch(self) -> None:
-        """Log the name of a handler that blocks the event loop: all others wait for it."""
-        turned = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def note_turn() -> None:
-            loop.call_soon_threadsafe(turned.set)
-
-        while True:
-            await asyncio.sleep(BLOCKED_AFTER_SECONDS)
-            if not self._runs.running:
-                continue
-            turned.clear()
-            self._handlers_loop.call_soon_threadsafe(note_turn)
-            try:
-                async with asyncio.timeout(BLOCKED_AFTER_SECONDS):
-                    await turned.wait()
-            except TimeoutError:
-                self._log_blocking_run()
-                await turned.wait()
-
-    def _log_blocking_run(self) -> None:
-        task = asyncio.current_task(self._handlers_loop)
-        occurrence = self._runs.running.get(task) if task is not None else None
-        extra = occurrence.log_fields() if occurrence is not None else {}
-        name = occurrence.held.record.key if occurrence is not None else "a task that is no run"
-        logger.warning("%s blocks the event loop; all other handlers wait", name, extra=extra)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
 
 from pyncette.clock import MICROSECOND, Clock, Duration, Instant, Timer
 from pyncette.coordination.permits import Permit
 from pyncette.core import rules
+from pyncette.core.log_messages import naming_logger
+from pyncette.core.printable import printable
 from pyncette.core.runs import (
     DRAINED,
     RETURNED,
@@ -24,13 +27,18 @@ from pyncette.core.runs import (
 from pyncette.core.spec import Overlap
 from pyncette.errors import DoNotRetry, RetryAfter
 from pyncette.worker.completions import Completions
+from pyncette.worker.endings import log_ending
 from pyncette.worker.occurrence import Occurrence, Registration, current
 from pyncette.worker.signals import Signals
+from pyncette.worker.threads import ThreadCall, Threads
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 LEASE_UNKNOWN: Final[Duration] = 2**62
 """Longer than any run."""
+
+ABANDONED_SECONDS: Final = 1.0
+"""How long the runs may take to end whose functions are abandoned: some turns of the event loop, on a busy machine."""
 
 
 class Runs:
@@ -42,7 +50,7 @@ class Runs:
         completions: Completions,
         signals: Signals,
         slots: int,
-        renew: Callable[[Occurrence], object],
+        renew: Callable[[Occurrence], Awaitable[bool]],
         reload: Callable[[Occurrence], Awaitable[None]],
     ) -> None:
         self.running: dict[asyncio.Task[None], Occurrence] = {}
@@ -61,6 +69,9 @@ class Runs:
         self._slots = slots
         self._renew = renew
         self._reload = reload
+        self._threads = Threads()
+        self.abandoned: list[asyncio.Task[None]] = []
+        """The runs that have ended although their functions had not returned."""
         self.replacing: set[asyncio.Task[None]] = set()
         """Tasks that check whether the next occurrence replaces a run."""
         self._by_handler: Counter[str] = Counter()
@@ -97,7 +108,7 @@ class Runs:
         permit: Permit | None = None,
     ) -> None:
         """Call the handler for *held* as soon as it is *at*; its *permit* is released when it has ended."""
-        occurrence = Occurrence(held, registration, self._renew, self._clock, lease_until, at, permit)
+        occurrence = Occurrence(held, registration, self, self._clock, lease_until, at, permit)
         loop = self._loop
         if loop is None:  # perf: each lookup costs a system call
             loop = self._loop = asyncio.get_running_loop()
@@ -142,15 +153,47 @@ class Runs:
         for occurrence in list(self.running.values()):
             occurrence.cancel(ending)
 
-    def stop_watching(self) -> None:
-        """Stop watching leases, since nothing will run any more."""
-        if self._watch is not None:
-            self._watch.cancel()
+    def close(self) -> None:
+        """Stop watching leases and end the threads, since nothing will run any more."""
+        self._stop_watching()
+        self._threads.close()
 
     async def ended(self) -> None:
         """Return once no handler runs."""
         while self.running:
             await asyncio.wait(list(self.running))
+
+    async def abandon(self) -> None:
+        """
+        End the runs whose functions do not return. Nothing is written about them.
+
+        They keep their leases, so that nothing else starts before these expire: the functions run on, until the process ends.
+        """
+        for task, occurrence in list(self.running.items()):
+            if occurrence.thread_call is not None:
+                self.abandoned.append(task)
+                occurrence.thread_call.abandon()
+        if self.abandoned:
+            await asyncio.wait(self.abandoned, timeout=ABANDONED_SECONDS)
+
+    async def renew(self, occurrence: Occurrence) -> bool:
+        """Renew a lease, and say whether it is still held. Raises StoreError."""
+        return await self._renew(occurrence)
+
+    async def call_in_thread(self, occurrence: Occurrence, function: Callable[[ThreadCall], Any]) -> Any:
+        """Call *function* in a thread, with the call, and return its result once it has returned."""
+        while (earlier := occurrence.thread_call) is not None and not earlier.is_over:
+            await earlier.over()  # a middleware has not waited for it, and a slot is for one thread
+        if occurrence.task is None:
+            raise asyncio.CancelledError  # the run has ended meanwhile
+        call = occurrence.thread_call = ThreadCall(self._threads, occurrence)
+        if occurrence.lease_until < self._watched_until:
+            self._watch_leases(occurrence.lease_until)
+        try:
+            return await call.run(partial(function, call))
+        finally:
+            if occurrence.thread_call is call and not call.abandoned:
+                occurrence.thread_call = None
 
     async def _run(self, occurrence: Occurrence) -> None:
         current.set(occurrence)
@@ -177,6 +220,8 @@ class Runs:
                 ended = _raised(occurrence, error)
             else:
                 ended = _returned(occurrence)
+            if occurrence.thread_call is not None:
+                await _until_returned(occurrence)
         self._over(occurrence, ended)
 
     def _over(self, occurrence: Occurrence, ended: Ended) -> None:
@@ -188,26 +233,42 @@ class Runs:
             for timer in occurrence.timers:
                 timer.cancel()
         occurrence.break_reference_cycles()
-        if occurrence.permit is not None:
-            occurrence.permit.shared_limit.put(occurrence.permit)
-        registration = occurrence.registration
-        if registration.concurrency_limit is not None:
-            self._by_handler[registration.handler] -= 1
-            self._signals.poll_now()  # a free slot alone does not tell that this handler has room again
+        if occurrence.thread_call is not None and occurrence.thread_call.abandoned:
+            logger.warning(
+                "the handler still runs in its thread; its lease will expire", extra=occurrence.log_fields()
+            )
+            return
+        self._free_limits(occurrence)
         if occurrence.lease_lost:
             what = "the run ended after" if occurrence.begun else "the run was not started:"
             logger.warning("%s its lease was lost", what, extra=occurrence.log_fields())
             return
+        now = self._clock.now()
         try:
-            completion = rules.settle(occurrence.held, ended, self._clock.now())
+            completion = rules.settle(occurrence.held, ended, now)
         except Exception:
             # A record that cannot be completed affects only itself: its lease expires, and it is claimed again.
             logger.exception(
                 "could not decide how to complete a run; its lease will expire", extra=occurrence.log_fields()
             )
             return
+        if ended.ending is not Ending.RETURNED:
+            log_ending(occurrence, completion, now)
         if completion.change is not None:
             self._completions.put(completion)
+
+    def _free_limits(self, occurrence: Occurrence) -> None:
+        """Give back the places of a run under the limits of its task, across workers and in this process."""
+        if occurrence.permit is not None:
+            occurrence.permit.shared_limit.put(occurrence.permit)
+        registration = occurrence.registration
+        if registration.concurrency_limit is not None:
+            self._by_handler[registration.handler] -= 1
+            self._signals.poll_now()  # a free slot alone does not tell that this handler has room again
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _watch_leases(self, until: Duration) -> None:
         """
@@ -216,7 +277,7 @@ class Runs:
         The timer is in the handlers' loop: a process that was frozen ends such runs before its handlers continue. One
         timer serves all runs. If leases were renewed in the meantime, it is set again.
         """
-        self.stop_watching()
+        self._stop_watching()
         self._watched_until = until
         delay = max(0, until - self._clock.monotonic())
         self._watch = self._clock.call_later(delay, self._end_with_leases)
@@ -275,6 +336,14 @@ class Runs:
             self._arm_replacement(occurrence, after=now)
 
 
+async def _until_returned(occurrence: Occurrence) -> None:
+    """Wait for a function that a middleware did not wait for: its run lasts until it returns, whoever cancels it."""
+    while (call := occurrence.thread_call) is not None and not call.is_over:
+        call.stop()
+        with suppress(asyncio.CancelledError):
+            await call.over()
+
+
 def _cancelled(occurrence: Occurrence) -> Ended:
     """Return how a cancelled run ended, by who cancelled it: its worker, or its own handler."""
     ending = occurrence.ending
@@ -287,6 +356,8 @@ def _cancelled(occurrence: Occurrence) -> Ended:
     if ending is Ending.REPLACED:
         return Ended(Ending.REPLACED, "the next occurrence was due")
     message = "CancelledError: the handler was cancelled, but not by its worker"
+    if not occurrence.lease_lost:  # whose end is logged by itself
+        logger.error("the handler failed: %s", message, extra=occurrence.log_fields())
     return Ended(_failure(occurrence, asyncio.CancelledError()), message)
 
 
@@ -314,13 +385,13 @@ def _raised(occurrence: Occurrence, error: BaseException) -> Ended:
         )
         return _cancelled(occurrence)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    extra = occurrence.log_fields()
+    extra, shown = occurrence.log_fields(), printable(message)  # on one line, so that the names follow on it
     if _failure(occurrence, error) is Ending.REFUSED:
         cause = None if isinstance(error, DoNotRetry) else error
-        logger.error("the handler failed and must not be retried: %s", message, exc_info=cause, extra=extra)
+        logger.error("the handler failed and must not be retried: %s", shown, exc_info=cause, extra=extra)
         return Ended(Ending.REFUSED, message)
     if isinstance(error, RetryAfter):
-        logger.warning("the handler asked for a retry in %s: %s", error.delay, error, extra=extra)
+        logger.warning("the handler asked for a retry in %s: %s", error.delay, shown, extra=extra)
         return Ended(Ending.RAISED, message, int(error.delay.total_seconds() * 1_000_000))
-    logger.error("the handler failed: %s", message, exc_info=error, extra=extra)
+    logger.error("the handler failed: %s", shown, exc_info=error, extra=extra)
     return Ended(Ending.RAISED, message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
@@ -12,8 +11,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from pyncette.clock import MILLISECOND, SECOND, Clock, Duration, Instant
 from pyncette.coordination.assignment import PartitionAssignment
 from pyncette.coordination.members import Membership
+from pyncette.core.log_messages import fields_of_records, naming_logger
 from pyncette.core.record import Outcome
 from pyncette.core.runs import Ending
+from pyncette.core.times import datetime_of
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.store.base import Store
@@ -22,6 +23,7 @@ from pyncette.worker.claims import Claims
 from pyncette.worker.completions import Completions
 from pyncette.worker.dispatch import Dispatch
 from pyncette.worker.limits import Limits
+from pyncette.worker.loop_watch import LoopWatch
 from pyncette.worker.occurrence import Occurrence, Registration
 from pyncette.worker.partitions import Partitions
 from pyncette.worker.poller import SAFETY_POLL, Poller
@@ -30,7 +32,7 @@ from pyncette.worker.run import Runs
 from pyncette.worker.signals import Signals
 from pyncette.worker.turns import Turns
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 AHEAD: Final[Duration] = 40 * MILLISECOND
 """How long before they are due occurrences are claimed, at most: a few times the duration of a claim."""
@@ -101,7 +103,8 @@ class Worker:
 
     With *renewal_store*, leases are renewed on a thread with a connection of its own; without, in the same loop, as for
     simulated time and for records in memory. The renewals also keep up the *membership*, until nothing more is claimed.
-    The *assignment* says which partitions it polls, of those that workers share out among themselves.
+    The *assignment* says which partitions it polls, of those that workers share out among themselves. If *watches_loop*,
+    a thread names handlers that block the event loop.
     """
 
     def __init__(
@@ -115,12 +118,14 @@ class Worker:
         membership: Membership | None = None,
         assignment: PartitionAssignment | None = None,
         listeners: Sequence[Listener] = (),
+        watches_loop: bool = False,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._renewal_store = renewal_store
         self._membership = membership
         self._listeners = listeners
+        self._watches_loop = watches_loop
         store, holder, ahead = ledger.store, settings.holder, settings.ahead
         interval = SAFETY_POLL if store.capabilities.notifies else settings.poll_interval
         partitions = Partitions(registrations, assignment)
@@ -188,6 +193,11 @@ class Worker:
         return 0.0 if self._thread is None else self._thread.stalled_seconds
 
     @property
+    def abandoned(self) -> int:
+        """How many handlers still run in threads although their worker has ended. Their leases expire."""
+        return len(self._runs.abandoned)
+
+    @property
     def running(self) -> Sequence[Occurrence]:
         """The current runs."""
         return list(self._runs.running.values())
@@ -203,6 +213,11 @@ class Worker:
         if self._runs.replacing:
             return False
         return self._poller.is_idle and renewed and written and self._runs.due() <= asleep
+
+    def unsettled(self, asleep: AbstractSet[asyncio.Task[Any]] = frozenset()) -> list[str]:
+        """Return a line for each run that is due and has not ended, without those whose tasks are *asleep*."""
+        runs = [self._runs.running[task] for task in self._runs.due() - asleep]
+        return [f"{run} runs since {datetime_of(run.starts_at).isoformat()}" for run in runs]
 
     def poll_soon(self) -> None:
         """Poll everything as soon as a slot is free; the partitions of a registration may have changed."""
@@ -227,6 +242,8 @@ class Worker:
         first poll, or a bug.
         """
         async with AsyncExitStack() as stack:
+            if self._watches_loop:
+                stack.enter_context(LoopWatch(self._runs))
             if self._renewal_store is not None:
                 self._thread = RenewalThread(
                     self._runs,
@@ -265,7 +282,7 @@ class Worker:
                 for task in left:
                     task.cancel()
                 await asyncio.gather(*left, poller, return_exceptions=True)
-                self._runs.stop_watching()
+                self._runs.close()
 
     async def _until_ended(
         self, poller: asyncio.Task[None], background: Sequence[asyncio.Task[None]]
@@ -302,8 +319,12 @@ class Worker:
                 await self._dispatch.finish()
                 await self._runs.ended()
         except TimeoutError:
-            stubborn = [str(occurrence.held.record.key) for occurrence in self.running]
-            logger.warning("handlers did not end after their cancellation", extra={"records": stubborn})
+            stubborn = [occurrence.held.record.key for occurrence in self.running]
+            logger.warning(
+                "handlers did not end after their cancellation",
+                extra=fields_of_records(stubborn, len(stubborn)),
+            )
+            await self._runs.abandon()
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._completions.emptied()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Partition
 from pyncette.errors import StoreError
 from pyncette.store.base import Store
 from pyncette.store.scanning import without_instances
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 PAUSE_SECONDS: Final = 30.0
 """Minimum time between two searches: about as long as between two scrapes."""

@@ -10,7 +10,15 @@ from pathlib import Path
 import click
 
 from pyncette.cli.commands.command import WithExamples, end
-from pyncette.cli.commands.options import FOLDER, output_option, settings_options
+from pyncette.cli.commands.options import (
+    FOLDER,
+    Realm,
+    is_given,
+    output_option,
+    pool_options,
+    realm_of_pool,
+    settings_options,
+)
 from pyncette.cli.failures import ExitCode, Failure
 from pyncette.cli.output import Table, print_json, print_line, print_table
 from pyncette.cli.settings import Settings
@@ -69,6 +77,7 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
         "pyncette check examples/quickstart",
         "pyncette check --backend-file url.txt",
         "pyncette check --backend-file url.txt --realm production/shop/default",
+        "pyncette check --namespace shop --pool reports  # in the operator's pod",
     ],
 )
 @click.argument("path", type=FOLDER, required=False)
@@ -77,23 +86,39 @@ def dev(path: Path, module: str | None, settings: Settings, *, plain: bool) -> N
     metavar="MODULE[:APP]",
     help="The task module. By default tasks.py, or the only module that creates an app.",
 )
+@pool_options
 @settings_options("backend", "realm")
 @output_option
-def check(path: Path | None, module: str | None, settings: Settings, output: str) -> None:
+def check(
+    path: Path | None,
+    module: str | None,
+    namespace: str | None,
+    pool: str | None,
+    settings: Settings,
+    output: str,
+) -> None:
     """
     Check the manifests and the task module of a folder without running them, or check a backend.
 
-    With PATH, or if no backend is configured, check a folder, by default the current one. Each problem is printed with its
-    file, line and column. If the task module cannot be imported, the manifests are checked without it.
+    Without an option for a backend, check the folder PATH, by default the current one. The variables PYNCETTE_BACKEND and
+    PYNCETTE_BACKEND_FILE do not change that. Each problem is printed with its file, line and column. If the task module
+    cannot be imported, the manifests are checked without it.
 
-    Otherwise check the backend: do all that a worker does, with a test record that no worker runs and that is removed
-    afterwards, and stop at the first step that fails. With --realm, also report whether the credential reaches more than
-    that realm, such as the tables of another team. The exit code is 1 if there is a problem.
+    With --backend, --backend-file or --namespace, check that backend: do all that a worker does, with a test record that no
+    worker runs and that is removed afterwards, and stop at the first step that fails. With a realm, also report whether the
+    credential reaches more than that realm, such as the tables of another team. The exit code is 1 if there is a problem.
     """
-    if path is None and settings.backend is not None:
-        _check_backend(settings.backend, settings.realm or "", output)
-    else:
+    realm = realm_of_pool(namespace, pool)
+    if realm is None and settings.backend is not None and (is_given("backend") or is_given("backend_file")):
+        realm = Realm(settings.backend, settings.realm or "")
+    if realm is None:
         _check_folder(path or Path(), module, output)
+    elif path is not None or module is not None:
+        raise Failure(
+            "a folder and a backend are checked separately: leave out PATH and --module, or the backend"
+        )
+    else:
+        _check_backend(realm.backend, realm.name, output)
 
 
 def _check_folder(path: Path, module: str | None, output: str) -> None:

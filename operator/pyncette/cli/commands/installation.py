@@ -41,7 +41,7 @@ def worker(module: str, settings: Settings) -> None:
     settings, never that of the module.
 
     On SIGTERM the worker drains: it claims nothing more, lets runs finish within --drain-seconds, and releases the rest. A
-    second signal ends it immediately. While the backend is unavailable the worker is not ready, and retries. If the
+    second signal ends it immediately; two SIGTERM within half a second are one signal. While the backend is unavailable the worker is not ready, and retries. If the
     backend is unavailable at the start, the worker exits.
     """
     from pyncette.cli.modules import read_target

@@ -36,7 +36,7 @@ from pyncette.cli.settings import Settings
     "--timeout",
     type=Number(min=0),
     metavar="SECONDS",
-    help="Stop waiting after this time. The run continues.",
+    help="Stop waiting after this time; the run continues. By default, wait until it ends, if a worker claims it within 30 s.",
 )
 @handler_option
 @realm_options
@@ -53,7 +53,8 @@ def run(
     Run a task now, and wait for its outcome.
 
     This needs a running worker: pyncette dev or pyncette worker. The run does not affect the schedule, and also works for
-    a suspended task. The exit code is 0 if the run succeeded, 1 if not, and 5 if it did not end in time.
+    a suspended task. The exit code is 0 if the run succeeded, 1 if not, and 5 if it did not end in time, or if no worker
+    claimed it within 30 seconds. It then stays requested, and runs once a worker claims it.
     """
     from pyncette.cli import formatting, stored
     from pyncette.cli.survey import run_as_json
@@ -69,8 +70,7 @@ def run(
         lambda store: stored.fire(store, realm.name, task, given, timeout, report, handler),
     )
     if fired.outcome is None:
-        state = "it continues" if fired.begun else "no worker has claimed it yet; the next free worker will"
-        raise Failure(f"the run of {task} has not ended after {timeout:g} s; {state}", ExitCode.TIMEOUT)
+        raise Failure(f"the run of {task} {fired.unfinished}", ExitCode.TIMEOUT)
     succeeded = fired.outcome is Outcome.SUCCEEDED
     if output == "json":
         details = (

@@ -87,36 +87,53 @@ def realm_options(command: F) -> F:
         pool: str | None,
         **given: Any,
     ) -> Any:
-        return command(*args, realm=_realm(settings, path, namespace, pool), **given)
+        realm = realm_of_pool(namespace, pool, "path")
+        if realm is None:
+            realm = Realm(chosen_backend(settings, path), settings.realm or "")
+        return command(*args, realm=realm, **given)
 
     decorated: Any = settings_options("backend", "realm")(with_realm)
-    decorated = click.option(
+    with_options: F = path_option(pool_options(decorated))
+    return with_options
+
+
+def pool_options(command: F) -> F:
+    """Add the options that select a pool, for `realm_of_pool`."""
+    decorated: Any = click.option(
         "--pool", metavar="POOL", help="The pool in that namespace. Needs --namespace. [default: default]"
-    )(decorated)
-    decorated = click.option(
+    )(command)
+    with_options: F = click.option(
         "--namespace",
         metavar="NAMESPACE",
         help="In the operator's pod: use the backend and the realm of a pool in this namespace.",
     )(decorated)
-    with_options: F = path_option(decorated)
     return with_options
 
 
-def _realm(settings: Settings, path: Path | None, namespace: str | None, pool: str | None) -> Realm:
+def realm_of_pool(namespace: str | None, pool: str | None, *others: str) -> Realm | None:
+    """
+    Return the backend and the realm of *pool* in *namespace*; None if no namespace is selected.
+
+    Raises Failure if another option, or one of *others*, selects a backend or a realm.
+    """
     if namespace is None:
         if pool is not None:
             raise Failure("--pool needs --namespace, the namespace of the pool")
-        return Realm(chosen_backend(settings, path), settings.realm or "")
-    given = click.get_current_context().params
-    for name in ("path", "backend", "backend_file", "realm"):
-        if given.get(name) is not None:
+        return None
+    for name in (*others, "backend", "backend_file", "realm"):
+        if is_given(name):
             raise Failure(
                 f"--namespace and --{name.replace('_', '-')} are mutually exclusive: pass one of them"
             )
     with needing("kubernetes_asyncio", "--namespace", "operator"):
-        from pyncette.cli.pool_realm import realm_of_pool
+        from pyncette.cli import pool_realm
 
-    return Realm(*realm_of_pool(namespace, "default" if pool is None else pool))
+    return Realm(*pool_realm.realm_of_pool(namespace, "default" if pool is None else pool))
+
+
+def is_given(name: str) -> bool:
+    """Return whether the command line has the parameter *name*. A variable of the environment is not one."""
+    return click.get_current_context().params.get(name) is not None
 
 
 def path_option(command: F) -> F:
@@ -140,8 +157,7 @@ def chosen_backend(settings: Settings, path: Path | None) -> Backend:
     """Return the backend of --path, or else of the settings. Raises Failure if options select both."""
     from pyncette.cli import stored
 
-    given = click.get_current_context().params
     for setting in (BACKEND, BACKEND_FILE):
-        if path is not None and given.get(setting.name) is not None:
+        if path is not None and is_given(setting.name):
             raise Failure(f"--path and {setting.option} are mutually exclusive: pass one of them")
     return stored.backend_of(settings, path)

@@ -11,11 +11,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
 
 import msgspec
 
+import pyncette
 from pyncette.app.application import Pyncette
 from pyncette.app.context import Context, NextFunc, runtime_of
 from pyncette.app.handlers import place_of
@@ -34,9 +38,10 @@ from pyncette.cli.dev.events import (
 )
 from pyncette.cli.failures import ExitCode, failure_of
 from pyncette.cli.modules import Target, load_checked_app
+from pyncette.cli.survey import claimable_since
 from pyncette.cli.worker import say_what_is_ignored
 from pyncette.clock import SECOND
-from pyncette.core.policies import jitter_of
+from pyncette.core.log_messages import sentence_of
 from pyncette.core.schedule import Cron, seeded_cron
 from pyncette.store.backend import read_backend
 from pyncette.telemetry.logs import as_text, extra_of, name_of, run_in_short, traceback_of
@@ -44,6 +49,26 @@ from pyncette.worker.occurrence import current
 
 REALM: Final = ""
 """Of the embedded database, which has no other tenants. It stands here too, since a worker does not load manifests."""
+
+PACKAGE: Final = Path(pyncette.__file__).parent
+
+OF_THE_WORKER: Final = "pyncette.worker."
+"""The loggers whose lines about a run begin with its task, as those of its handler do."""
+
+OF_A_RUN: Final = frozenset(
+    (
+        "task",
+        "instance",
+        "occurrence",
+        "run_id",
+        "attempt",
+        "scheduled_at",
+        "realm",
+        "partition",
+        "fencing_token",
+    )
+)
+"""The fields that identify a run, for programs."""
 
 GO: Final = b"go\n"
 """The line with which the parent process starts the runs, once no other worker runs."""
@@ -137,8 +162,9 @@ async def report_run(events: Events, context: Context, call: NextFunc) -> None:
     occurrence = current.get()
     assert occurrence is not None
     held = occurrence.held
-    due_at = held.scheduled_at + jitter_of(held.record.key, held.policies)
-    late = max(0, runtime_of(context.app_context).clock.now() - due_at)
+    record = held.record
+    since = claimable_since(record.key, held.policies, held.scheduled_at, record.schedule_since)
+    late = max(0, runtime_of(context.app_context).clock.now() - since)
     began = time.monotonic()
     await call()
     events.send(Ran(name_of(occurrence), time.monotonic() - began, late / SECOND, held.attempt))
@@ -150,22 +176,47 @@ class EventHandler(logging.Handler):
     def __init__(self, events: Events) -> None:
         super().__init__()
         self._events = events
-        self._formatter = logging.Formatter()
+        self._formatter = Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            message, fields = sentence_of(record), {**run_in_short(), **extra_of(record)}
+            if record.name.startswith(OF_THE_WORKER) and "task" in fields:
+                # As the lines that a handler prints; which occurrence it was, the time of the line says.
+                message = f"{_name_in(fields)}: {message}"
+                fields = {name: value for name, value in fields.items() if name not in OF_A_RUN}
             self._events.send(
                 Logged(
                     record.created,
                     record.levelname,
                     record.name,
-                    record.getMessage()[:TEXT_CHARACTERS_MAX],
-                    as_text({**run_in_short(), **extra_of(record)})[:TEXT_CHARACTERS_MAX],
+                    message[:TEXT_CHARACTERS_MAX],
+                    as_text(fields)[:TEXT_CHARACTERS_MAX],
                     traceback_of(self._formatter, record)[-TEXT_CHARACTERS_MAX:],
                 )
             )
         except Exception:  # noqa: BLE001 - a line that cannot be sent must not break the code that logged it
             self.handleError(record)
+
+
+def _name_in(fields: Mapping[str, Any]) -> str:
+    return "/".join(str(fields[name]) for name in ("task", "instance") if fields.get(name))
+
+
+class Formatter(logging.Formatter):
+    """A formatter whose tracebacks begin with the first frame that is not of this package."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name in the base class
+        kind, error, trace = ei
+        return super().formatException((kind, error, of_handler(trace)))
+
+
+def of_handler(trace: TracebackType | None) -> TracebackType | None:
+    """Return *trace* without the frames of this package that called the handler; all of it, if it has no other frames."""
+    rest = trace
+    while rest is not None and Path(rest.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
+        rest = rest.tb_next
+    return rest or trace
 
 
 class Printer(io.TextIOBase):
@@ -174,6 +225,8 @@ class Printer(io.TextIOBase):
     def __init__(self, events: Events) -> None:
         super().__init__()
         self._events = events
+        self._lock = threading.RLock()
+        """Plain functions print in threads of their own."""
         self._begun: dict[str, str] = {}
         """The incomplete line of each task."""
 
@@ -183,19 +236,21 @@ class Printer(io.TextIOBase):
     def write(self, text: str) -> int:
         occurrence = current.get()
         task = name_of(occurrence) if occurrence else ""
-        *lines, rest = (self._begun.pop(task, "") + text).split("\n")
-        if rest and len(rest) < TEXT_CHARACTERS_MAX:
-            self._begun[task] = rest
-        elif rest:
-            lines.append(rest)
-        for line in lines:
-            self._events.send(Printed(line.rstrip("\r")[:TEXT_CHARACTERS_MAX], task))
+        with self._lock:
+            *lines, rest = (self._begun.pop(task, "") + text).split("\n")
+            if rest and len(rest) < TEXT_CHARACTERS_MAX:
+                self._begun[task] = rest
+            elif rest:
+                lines.append(rest)
+            for line in lines:
+                self._events.send(Printed(line.rstrip("\r")[:TEXT_CHARACTERS_MAX], task))
         return len(text)
 
     def flush(self) -> None:
         """Send incomplete lines too: a program that flushes part of a line wants it to be shown."""
-        for task in list(self._begun):
-            self._events.send(Printed(self._begun.pop(task), task))
+        with self._lock:
+            for task in list(self._begun):
+                self._events.send(Printed(self._begun.pop(task), task))
 
 
 class Events:

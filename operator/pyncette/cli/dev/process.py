@@ -109,8 +109,8 @@ class WorkerProcess:
         if not self._draining:
             self._draining = True
             self._signal(signal.SIGTERM)
-            await asyncio.sleep(0.05)  # two signals of one kind at one moment are one
-        self._signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)  # until it has the first signal
+        self._signal(signal.SIGINT)  # a second SIGTERM so soon would count as the first one
         await self._ended_within(AT_ONCE_SECONDS)
 
     async def _ended_within(self, seconds: float) -> None:

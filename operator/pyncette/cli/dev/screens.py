@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyncette.cli.dev.state import Line, Picture, Row, row_of
-from pyncette.cli.output import GAP, fitted, natural_widths
+from pyncette.cli.output import GAP, fitted, natural_widths, shortened
 from pyncette.cli.survey import Phase, View
 from pyncette.core.printable import one_line, printable
 from pyncette.core.runs import NEVER
@@ -54,16 +54,16 @@ class Column(NamedTuple):
 
 
 COLUMNS: Final = (
-    Column("Task", lambda row: row.task),
-    Column("Schedule", lambda row: row.schedule, only_wide=True),
-    Column("Next", lambda row: row.next),
-    Column("Last", lambda row: row.last, style=lambda row: "green" if row.healthy else "red"),
-    Column("Late", lambda row: row.late, only_wide=True, justify="right"),
-    Column("Runs", lambda row: row.running, justify="right"),
-    Column("So far", lambda row: row.counts),
+    Column("TASK", lambda row: row.task),
+    Column("SCHEDULE", lambda row: row.schedule, only_wide=True),
+    Column("NEXT", lambda row: row.next),
+    Column("LAST", lambda row: row.last, style=lambda row: "green" if row.healthy else "red"),
+    Column("LATE", lambda row: row.late, only_wide=True, justify="right"),
+    Column("RUNNING", lambda row: row.running, justify="right"),
+    Column("SO FAR", lambda row: row.counts),
 )
 
-YIELDING: Final = ("So far", "Schedule", "Last", "Next", "Task")
+YIELDING: Final = ("SO FAR", "SCHEDULE", "LAST", "NEXT", "TASK")
 """The columns that are narrowed where there is too little room, the first one first: without its name a row says nothing."""
 
 
@@ -264,11 +264,17 @@ def table_of(picture: Picture, width: int) -> Table:
     titles = [column.title for column in shown]
     yielding = [titles.index(title) for title in YIELDING if title in titles]
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", expand=False)
-    for column, fits in zip(shown, fitted(natural_widths(cells), width, yielding), strict=True):
+    widths = fitted(natural_widths(cells), width, yielding)
+    for column, fits in zip(shown, widths, strict=True):
         table.add_column(column.title, width=fits, justify=column.justify, no_wrap=True, overflow="ellipsis")
     for row, texts in zip(rows, cells[1:], strict=True):
         styles = [column.style(row) for column in shown]
-        table.add_row(*(Text(text, style=style) for text, style in zip(texts, styles, strict=True)))
+        table.add_row(
+            *(
+                Text(shortened(text, width), style=style)
+                for text, width, style in zip(texts, widths, styles, strict=True)
+            )
+        )
     return table
 
 

@@ -93,9 +93,8 @@ def _next(view: View, now: Instant) -> str:
         return f"attempt {view.attempt + 1} {words.relative(view.retry_at, now)}"
     if view.next_at is None:
         return "" if view.phase is Phase.TEMPLATE else _why_not(view)
-    zone = words.zone_of(view.schedule)
     overdue = "due " if view.next_at < now - SECOND else ""
-    return f"{overdue}{words.relative(view.next_at, now)} ({words.moment(view.next_at, zone, now)})"
+    return f"{overdue}{words.relative(view.next_at, now)} ({words.moment(view.next_at, now)})"
 
 
 def _why_not(view: View) -> str:

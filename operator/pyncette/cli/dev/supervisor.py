@@ -17,6 +17,7 @@ from typing import Any, Final
 import watchfiles
 
 from pyncette._version import __version__
+from pyncette.app.process import Signals
 from pyncette.cli import formatting as words
 from pyncette.cli.dev.child import Orders
 from pyncette.cli.dev.events import Event, Fault, Loaded, Logged, Printed, Ran
@@ -31,6 +32,7 @@ from pyncette.cli.stored import backend_clock
 from pyncette.cli.survey import View, describe, survey
 from pyncette.clock import SECOND
 from pyncette.core.backoff import Backoff
+from pyncette.core.log_messages import sentence_of
 from pyncette.errors import StoreError
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.records import MirrorReport
@@ -65,6 +67,9 @@ RUNNING: Final = "running; press Ctrl-C to stop"
 OURS: Final = "pyncette."
 """Loggers whose ordinary lines are not for people who watch their handlers."""
 
+ENDINGS: Final = "pyncette.worker.endings"
+"""The one of them that says what follows a failed attempt."""
+
 
 class Supervisor:
     """Runs the *folder* with the task module *target*, and shows it on *screen*."""
@@ -79,7 +84,10 @@ class Supervisor:
         self._orders = Orders(
             folder.backend.url, target.module, target.name, target.home, drain_seconds, log_level, events=-1
         )
-        self._title = f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}"
+        zone = f"{datetime.datetime.now().astimezone():%Z}"
+        self._title = (
+            f"pyncette {__version__}: {folder.path}, handlers of {Path(target.module).name}, times in {zone}"
+        )
         self._status = "starting"
         self._fault = ""
         """The problem of the current module; an earlier one may be running."""
@@ -90,6 +98,7 @@ class Supervisor:
         self._manifests_changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._signals_seen = Signals()
         self._mirroring = asyncio.Lock()
         self._runs_shown = 0
         self._runs_counted = 0
@@ -155,14 +164,16 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._signalled, number)
         try:
             yield
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
 
-    def _signalled(self) -> None:
+    def _signalled(self, number: int) -> None:
+        if self._signals_seen.is_repeated(number):
+            return
         if self._stop.is_set():
             self._at_once.set()
         self._stop.set()
@@ -369,7 +380,8 @@ class Supervisor:
 
     def _handle_event(self, event: Event) -> None:
         if isinstance(event, Logged):
-            if event.logger.startswith(OURS) and event.level in {"DEBUG", "INFO"} and not self._says_all:
+            ordinary = event.logger.startswith(OURS) and event.level in {"DEBUG", "INFO"}
+            if ordinary and event.logger != ENDINGS and not self._says_all:
                 return
             at = datetime.datetime.fromtimestamp(event.created).astimezone()
             self._screen.line(Line(at, f"{event.message}{event.fields}", event.level))
@@ -411,7 +423,7 @@ class _Shown(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         at = datetime.datetime.fromtimestamp(record.created).astimezone()
-        self._screen.line(Line(at, f"{record.getMessage()}{as_text(extra_of(record))}", record.levelname))
+        self._screen.line(Line(at, f"{sentence_of(record)}{as_text(extra_of(record))}", record.levelname))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from operator import itemgetter
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pyncette.clock import Duration, Instant
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Partition
 from pyncette.store.base import Capabilities, Claimed, Notification, Renewal
 from pyncette.store.codec import UNREADABLE
@@ -25,7 +25,7 @@ from pyncette.store.sql.rows import claimed_records
 from pyncette.store.sql.scan_start import ScanStarts
 from pyncette.store.sql.store import SqlStore
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 
 class PostgresStore(SqlStore[Query]):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import StoreRefusedError
 from pyncette.store.redis.connection import Connections
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 
 class Settings(NamedTuple):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Final, NamedTuple
 
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Partition
 from pyncette.store.redis.connection import Call, Connections
 from pyncette.store.redis.keys import Keyspace
 from pyncette.store.redis.scripts import REBUILD
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 PHASES: Final = ("records", "due", "leased", "names")
 """Phases of a rebuild. The first adds records to the indexes; the others remove entries without a record."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from pyncette.clock import Duration, Instant
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreRefusedError
 from pyncette.store.base import (
@@ -58,7 +58,7 @@ from pyncette.store.redis.swaps import check_places, swap_calls
 from pyncette.store.redis.url import Address, check_timeout, read_url
 from pyncette.store.schema import check_schema
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 CALL_PARTITIONS_MAX: Final = 50
 """Partitions of one call of a script, during which a server does nothing else."""

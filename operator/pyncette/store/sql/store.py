@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from abc import abstractmethod
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from pyncette.clock import Duration, Instant
+from pyncette.core.log_messages import naming_logger
 from pyncette.core.record import Change, Key, Partition, Record, Run
 from pyncette.errors import SchemaError, StoreUnavailableError
 from pyncette.store.base import (
@@ -42,7 +42,7 @@ from pyncette.store.sql.ids import Ids
 from pyncette.store.sql.rows import POSITION, counted, record_of
 from pyncette.store.sql.scan_start import ScanStarts
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 RETRY_SECONDS: Final = 10.0
 """For how long a statement is tried again that the server rolled back. Deadlocks are rare: all take locks in one order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import re
@@ -15,9 +14,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeVar
 
+from pyncette.core.log_messages import naming_logger
 from pyncette.errors import SchemaError, StoreError, StoreRefusedError, StoreUnavailableError
 
-logger = logging.getLogger(__name__)
+logger = naming_logger(__name__)
 
 MEMORY: Final = ":memory:"
 
