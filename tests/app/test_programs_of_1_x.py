@@ -464,7 +464,7 @@ def test_the_log_line_of_a_signal_does_not_name_the_interrupted_task(tmp_path):
 
     @app.task(interval=seconds(0.01))
     async def interrupted(context):
-        if not lines:
+        if ("hello", "interrupted") not in lines:
             logging.getLogger("of.the.handler").warning("hello")
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -479,6 +479,6 @@ def test_the_log_line_of_a_signal_does_not_name_the_interrupted_task(tmp_path):
         root.removeHandler(keep)
         root.setLevel(level)
 
-    assert lines[0] == ("hello", "interrupted")
+    assert lines.count(("hello", "interrupted")) == 1
     (logged,) = [task for message, task in lines if message.startswith("SIGINT")]
     assert logged is None
