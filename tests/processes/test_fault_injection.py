@@ -8,8 +8,12 @@ import pytest
 
 from tests.processes.account_backends import NAMES
 from tests.processes.reported import play
+from tests.rotation import part_of_today
 
 SECONDS = 35
+
+DAYS = 2
+"""In which each backend has its turn, by `make test-long` once a day."""
 
 SEED_VARIABLE = "PYNCETTE_SEED"
 
@@ -20,7 +24,7 @@ SEED_VARIABLE = "PYNCETTE_SEED"
     "backend",
     [
         pytest.param(name, marks=pytest.mark.xdist_group(f"accounts-{number % 2}"))
-        for number, name in enumerate(NAMES)
+        for number, name in enumerate(part_of_today(NAMES, DAYS))
     ],
 )
 def test_every_occurrence_is_as_promised_under_faults_and_edits(backend: str, tmp_path: Path):
