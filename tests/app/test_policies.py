@@ -368,6 +368,13 @@ async def test_an_edit_of_a_template_applies_to_instances_without_policies_of_th
 # --- Exceptions ----------------------------------------------------------------------------------------------------------
 
 BOTH = ExceptionGroup("both", [TimeoutError("slow"), ValueError("bad")])
+
+
+class Batch(ExceptionGroup):
+    """A group with a class of its own."""
+
+
+BATCH = Batch("batch", [TimeoutError("slow"), ValueError("bad")])
 NESTED = ExceptionGroup("nested", [ExceptionGroup("one", [TimeoutError("slow")])])
 
 
@@ -388,6 +395,10 @@ NESTED = ExceptionGroup("nested", [ExceptionGroup("one", [TimeoutError("slow")])
         ({"give_up_on": ValueError}, BOTH, 1),
         ({}, BOTH, 3),
         ({}, ExceptionGroup("refused", [DoNotRetry("no")]), 1),
+        ({"on": Batch}, BATCH, 3),
+        ({"on": Batch, "give_up_on": ValueError}, BATCH, 1),
+        ({"give_up_on": Batch}, BATCH, 1),
+        ({"give_up_on": Batch}, BOTH, 3),
         ({"on": TimeoutError}, RetryAfter(seconds(9)), 3),
         ({"give_up_on": Exception}, RetryAfter(seconds(9)), 3),
         ({"on": Exception}, DoNotRetry("no"), 1),
