@@ -172,6 +172,16 @@ def test_an_instance_of_a_safe_app_is_made_from_its_own_spec(safe):
     assert remind.instantiate_from_spec(ada.as_spec()).as_spec() == ada.as_spec()
 
 
+async def test_an_option_in_the_wrong_place_is_not_suggested(safe, clock):
+    remind = safe.dynamic_task()(a_handler)
+    items = [("ada", {"interval": seconds(5), "keep_sooner": True})]
+
+    async with safe.create(clock=clock) as app_context:
+        (error,) = [result.error async for result in app_context.schedule_many(remind, items)]
+
+    assert str(error) == "keep_sooner is no option here; for an argument: args={'keep_sooner': …}"
+
+
 # --- Edits ---------------------------------------------------------------------------------------------------------------
 
 

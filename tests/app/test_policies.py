@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from pyncette import Pyncette, Retry
+from pyncette import ExecutionMode, Pyncette, Retry
 from pyncette.app.context import runtime_of
-from pyncette.core.record import DEAD_LETTER_PREFIX, Key, Partition
-from pyncette.errors import DoNotRetry, RetryAfter
+from pyncette.core.record import DEAD_LETTER_PREFIX, Key, Outcome, Partition
+from pyncette.errors import DoNotRetry, RetryAfter, TaskLockedException
 from pyncette.mirror.conversion import desired_record_of
 from pyncette.mirror.rules import mirrored
 from pyncette.resources.reading import read
@@ -215,6 +215,43 @@ async def test_an_instance_keeps_history_if_asked(safe, clock, how):
         assert len(await store.history(Key(Partition("", "it"), "it", "ada"))) == 2
 
 
+async def test_a_run_that_force_withdraws_is_in_the_history(safe, clock):
+    template, _ = declared(safe, "template", Handler(takes=seconds(60), clock=clock), failed_runs_history_limit=2)
+
+    async with running(safe, clock) as app_context:
+        await app_context.schedule_task(template, "ada", interval=HOUR)
+        await clock.advance(HOUR + seconds(10))
+        await app_context.schedule_task(template, "ada", force=True, interval=HOUR)
+
+    async with safe.new_store() as store:
+        (row,) = await store.history(Key(Partition("", "it"), "it", "ada"))
+        assert row.outcome is Outcome.WITHDRAWN
+
+
+@pytest.mark.parametrize("policies", [{"execution_mode": ExecutionMode.AT_MOST_ONCE}, {"overlap": "allow"}])
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_run_by_the_policies_of_the_template_is_in_progress_for_an_edit_that_has_its_own(
+    safe, clock, policies, force
+):
+    handler = Handler(takes=seconds(60), clock=clock)
+    template, _ = declared(safe, "instance", handler)
+
+    async with running(safe, clock) as app_context:
+        await app_context.schedule_task(template, "ada", interval=HOUR)
+        await clock.advance(HOUR + seconds(10))
+        editing = app_context.schedule_task(template, "ada", force, interval=HOUR, **policies)
+        if force:
+            await editing
+        else:
+            with pytest.raises(TaskLockedException):
+                await editing
+        await clock.advance(seconds(100))
+
+        counts = await summary_of(safe, clock, "instance")
+        assert (counts.succeeded, counts.withdrawn) == ((0, 1) if force else (1, 0))
+        assert handler.scheduled == [3600]
+
+
 async def test_a_task_keeps_as_much_history_as_asked(safe, clock):
     await played(safe, clock, "task", Handler(), HOUR * 6, interval=HOUR, successful_runs_history_limit=5)
 
@@ -331,6 +368,13 @@ async def test_an_edit_of_a_template_applies_to_instances_without_policies_of_th
 # --- Exceptions ----------------------------------------------------------------------------------------------------------
 
 BOTH = ExceptionGroup("both", [TimeoutError("slow"), ValueError("bad")])
+
+
+class Batch(ExceptionGroup):
+    """A group with a class of its own."""
+
+
+BATCH = Batch("batch", [TimeoutError("slow"), ValueError("bad")])
 NESTED = ExceptionGroup("nested", [ExceptionGroup("one", [TimeoutError("slow")])])
 
 
@@ -351,6 +395,10 @@ NESTED = ExceptionGroup("nested", [ExceptionGroup("one", [TimeoutError("slow")])
         ({"give_up_on": ValueError}, BOTH, 1),
         ({}, BOTH, 3),
         ({}, ExceptionGroup("refused", [DoNotRetry("no")]), 1),
+        ({"on": Batch}, BATCH, 3),
+        ({"on": Batch, "give_up_on": ValueError}, BATCH, 1),
+        ({"give_up_on": Batch}, BATCH, 1),
+        ({"give_up_on": Batch}, BOTH, 3),
         ({"on": TimeoutError}, RetryAfter(seconds(9)), 3),
         ({"give_up_on": Exception}, RetryAfter(seconds(9)), 3),
         ({"on": Exception}, DoNotRetry("no"), 1),

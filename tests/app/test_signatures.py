@@ -201,6 +201,20 @@ def test_a_value_without_a_json_form_is_refused(safe):
         safe.dynamic_task(args={"anything": object()})(remind)
 
 
+def test_a_secret_is_refused_rather_than_stored_as_asterisks(safe):
+    class Account(pydantic.BaseModel):
+        password: pydantic.SecretStr
+
+    @safe.dynamic_task()
+    async def remind(context, key: pydantic.SecretStr | None = None, account: Account | None = None):
+        pass
+
+    for args in ({"key": "hunter2"}, {"account": {"password": "hunter2"}}):
+        with pytest.raises(InvalidArgumentsError, match="a secret .* pass a reference to it") as refused:
+            remind.instantiate("ada", interval=seconds(1), args=args)
+        assert "hunter2" not in str(refused.value)
+
+
 def test_the_arguments_of_a_static_task_are_checked_at_its_declaration(safe):
     async def report(context, day: datetime.date): ...
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -290,6 +291,38 @@ async def test_a_function_that_waits_for_the_loop_of_a_worker_that_ends_is_inter
     await until(lambda: len(waited) == 3)
     assert worker.abandoned == 1
     assert waited[-1] == "the run has ended"
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_no_function_begins_once_its_worker_has_ended(
+    monkeypatch: pytest.MonkeyPatch, used: bool
+) -> None:
+    monkeypatch.setattr(service, "CANCELLED_SECONDS", 0.2)
+    go, begun, ended = asyncio.Event(), [0], asyncio.Event()
+
+    async def handle(occurrence: Occurrence) -> None:
+        try:
+            if used:
+                await occurrence.call_in_thread(lambda _: None)  # leaves an idle thread
+            while not go.is_set():
+                with suppress(asyncio.CancelledError):
+                    await go.wait()
+            await occurrence.call_in_thread(lambda _: begun.append(1))
+        finally:
+            ended.set()
+
+    handler = Registered("h", Policies(lease=LEASE), handle)
+    bench = Bench(handler)
+    await bench.once(handler, 1, "a")
+    async with bench.worker() as worker:
+        bench.clock.leave(worker)
+        await bench.advance(1)
+        await until(lambda: bool(handler.calls))
+        bench.clock.join(worker)
+    go.set()
+
+    await asyncio.wait_for(ended.wait(), SOON)
+    assert begun == [0]
 
 
 # --- A call --------------------------------------------------------------------------------------------------------------

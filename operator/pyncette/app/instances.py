@@ -44,6 +44,9 @@ class InstanceRequest(NamedTuple):
     key: Key
     spec: Spec
     policies: Policies
+    """Its own, or else the common ones."""
+    common: Policies
+    """Those of its template."""
 
 
 Entry: TypeAlias = "InstanceRequest | InstanceResult"
@@ -129,9 +132,8 @@ class Instances:
 
         def prepared(name: str) -> Entry:
             try:
-                return InstanceRequest(
-                    name, self._key(task, name), _NOTHING, self._templates.common(task).policies
-                )
+                common = self._templates.common(task).policies
+                return InstanceRequest(name, self._key(task, name), _NOTHING, common, common)
             except Exception as error:  # noqa: BLE001 - as above
                 return InstanceResult(name, None, error)
 
@@ -188,7 +190,8 @@ class Instances:
         common = self._templates.common(task)
         spec = task._spec_of(name, options, common.args, common.policies)
         partition = Partition(self._realm, task.name, task.partition_of(name))
-        return InstanceRequest(name, Key(partition, task.name, name), spec, spec.policies or common.policies)
+        key = Key(partition, task.name, name)
+        return InstanceRequest(name, key, spec, spec.policies or common.policies, common.policies)
 
     def _key(self, task: Task, name: str) -> Key:
         check_instance_name(name)
@@ -374,13 +377,16 @@ def first_declaration(key: Key, spec: Spec, policies: Policies) -> Rule:
 
 
 def _scheduling(request: InstanceRequest, edit: Edit) -> Rule:
+    spec, policies, common = request.spec, request.policies, request.common
+
     def rule(record: Record | None, now: Instant) -> Ruling:
         if record is None:
-            return Ruling(Change(None, edits.created(request.key, request.spec, request.policies, now)))
+            return Ruling(Change(None, edits.created(request.key, spec, policies, now)))
         if edit is Edit.OVERWRITE:
-            return Ruling(Change(record, edits.overwritten(record, request.spec, request.policies, now)))
+            after = edits.overwritten(record, spec, policies, now, common=common)
+            return Ruling(Change(record, after, edits.withdrawal_rows(record, common, now)))
         rescheduled = edits.rescheduled(
-            record, request.spec, request.policies, now, keep_sooner=edit is Edit.KEEP_SOONER
+            record, spec, policies, now, keep_sooner=edit is Edit.KEEP_SOONER, common=common
         )
         if isinstance(rescheduled, Locked):
             return Ruling(None, rescheduled)

@@ -98,6 +98,8 @@ def remedy(keyword: str) -> str | None:
 def refusal(keywords: Iterable[str]) -> ValueError:
     """Return the error for unknown *keywords*."""
     first = min(keywords)
+    if first in OPTIONS:
+        return ValueError(f"{first} is no option here; for an argument: args={{{first!r}: …}}")
     meant = remedy(first)
     as_argument = f"args={{{first!r}: …}}"
     if meant is None:

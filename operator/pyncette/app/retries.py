@@ -30,14 +30,18 @@ class RetriedErrors(NamedTuple):
         """
         Return True if *error* is followed by a retry, as long as attempts are left.
 
-        `DoNotRetry` and `RetryAfter` override the options. A group is retried if all exceptions in it are.
+        `DoNotRetry` and `RetryAfter` override the options. A group is retried if all exceptions in it are. If
+        the options name its own class, `on` includes all that is in it, and `give_up_on` excludes it.
         """
         if isinstance(error, DoNotRetry):
             return False
         if isinstance(error, RetryAfter):
             return True
         if isinstance(error, BaseExceptionGroup):
-            return all(map(self.include, error.exceptions))
+            if isinstance(error, _groups_in(self.give_up_on)):
+                return False
+            inside = self._replace(on=(BaseException,)) if isinstance(error, _groups_in(self.on)) else self
+            return all(map(inside.include, error.exceptions))
         return isinstance(error, self.on) and not isinstance(error, self.give_up_on)
 
 
@@ -132,6 +136,10 @@ def refuse_exceptions(given: Mapping[str, Any]) -> None:
             "on and give_up_on are classes of the handler's exceptions, which are not stored: "
             "write them in the retry of the task, not of an instance"
         )
+
+
+def _groups_in(classes: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
+    return tuple(one for one in classes if issubclass(one, BaseExceptionGroup))
 
 
 def _is_integer(value: Any) -> bool:

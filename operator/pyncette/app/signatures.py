@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ALSO_SHOWN: Final = 60
 """Characters of an invalid value that its error quotes."""
 
+MASK: Final = b"**********"
+"""What pydantic writes in the place of a secret."""
+
 _NAMED: Final = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
 
 
@@ -38,6 +41,7 @@ class Arguments:
         self._names = frozenset(hints)
         self._required = required
         self._adapter = _adapter_of(handler, hints)
+        self._has_secrets = b'"writeOnly":true' in msgspec.json.encode(self._adapter.json_schema())
 
     @property
     def names(self) -> frozenset[str]:
@@ -64,6 +68,10 @@ class Arguments:
             raise InvalidArgumentsError(_problems(error)) from None
         except PydanticSerializationError as error:
             raise InvalidArgumentsError(f"an argument has no JSON form: {error}") from None
+        if self._has_secrets and MASK in msgspec.json.encode(stored):
+            raise InvalidArgumentsError(
+                "a secret such as a SecretStr would be stored as asterisks: pass a reference to it instead"
+            )
         return stored
 
     def check(self, args: msgspec.Raw) -> None:

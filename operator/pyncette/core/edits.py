@@ -124,6 +124,7 @@ def edited(
     *,
     owner: Owner | None = None,
     past_is_due: bool = False,
+    common: Policies | None = None,
 ) -> Record:
     """
     Return *record* with *spec* in force from now on.
@@ -133,8 +134,9 @@ def edited(
     on to its outcome; a claim that has started nothing yet is undone, and decided again by the new spec.
 
     A new one-off in the past is missed; with *past_is_due* it is due after an occurrence that is in progress.
+    *common* are the policies of *record* if it has none of its own and *spec* has.
     """
-    started = started_of(record, record.spec.policies or policies)
+    started = started_of(record, record.spec.policies or common or policies)
     start = _effective_from(record, started, now)
     moved = spec.schedule != record.spec.schedule
     anew = moved or _resumes(record, spec, policies, owner)
@@ -172,7 +174,13 @@ def edited(
 
 
 def rescheduled(
-    record: Record, spec: Spec, policies: Policies, now: Instant, *, keep_sooner: bool = True
+    record: Record,
+    spec: Spec,
+    policies: Policies,
+    now: Instant,
+    *,
+    keep_sooner: bool = True,
+    common: Policies | None = None,
 ) -> Record | Locked:
     """
     Return *record* with a new request of the Python API.
@@ -181,13 +189,13 @@ def rescheduled(
     unless the schedule is the same: then the next time stays, so that an interval which is scheduled again does run.
 
     No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
-    are withdrawn and not counted. A request that ends a suspension counts from *now*. It is refused while the record runs. An occurrence that waits for a retry goes on, with
-    the new arguments.
+    are withdrawn and not counted. A request that ends a suspension counts from *now*. It is refused while the record runs.
+    An occurrence that waits for a retry goes on, with the new arguments. *common* is as for `edited`.
     """
-    if started_of(record, record.spec.policies or policies) is not None:
+    if started_of(record, record.spec.policies or common or policies) is not None:
         if record.lease is not None and record.is_leased(now):
             return Locked(record.lease.expires_at)
-        return edited(record, spec, policies, now, past_is_due=True)
+        return edited(record, spec, policies, now, past_is_due=True, common=common)
     since = _effective_from(record, None, now)
     due = created(record.key, spec, policies, since).due_at
     replaces = not keep_sooner and spec.schedule != record.spec.schedule
@@ -226,13 +234,17 @@ def _with_schedule(
     )
 
 
-def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) -> Record:
+def overwritten(
+    record: Record, spec: Spec, policies: Policies, now: Instant, *, common: Policies | None = None
+) -> Record:
     """
     Return *record* created anew by force: a run in progress loses its lease, and is withdrawn.
 
-    The new schedule counts from *now*, and never repeats a time of the old one that has started.
+    The new schedule counts from *now*, and never repeats a time of the old one that has started. *common* is as for
+    `edited`.
     """
-    started = started_of(record, record.spec.policies or policies)
+    before = common or policies
+    started = started_of(record, record.spec.policies or before)
     fresh = created(record.key, spec, policies, _effective_from(record, started, now))
     # The version starts at the clock and not at the start of the schedule, which may lie ahead: a record that is created
     # again under this name starts at the clock, too, and must have a higher version.
@@ -244,7 +256,7 @@ def overwritten(record: Record, spec: Spec, policies: Policies, now: Instant) ->
         # A new creation: an occurrence at the same time as an earlier one has another idempotency key.
         state=State(
             created_version=version,
-            summary=_withdrawn_summary(record, policies, now),
+            summary=_withdrawn_summary(record, before, now),
             floor=floor_with(record.state, None if started is None else started.scheduled_at),
         ),
         locator=record.locator,

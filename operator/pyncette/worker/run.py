@@ -169,6 +169,7 @@ class Runs:
 
         They keep their leases, so that nothing else starts before these expire: the functions run on, until the process ends.
         """
+        self._threads.close()  # for a run that has no function yet
         for task, occurrence in list(self.running.items()):
             if occurrence.thread_call is not None:
                 self.abandoned.append(task)
@@ -184,8 +185,9 @@ class Runs:
         """Call *function* in a thread, with the call, and return its result once it has returned."""
         while (earlier := occurrence.thread_call) is not None and not earlier.is_over:
             await earlier.over()  # a middleware has not waited for it, and a slot is for one thread
-        if occurrence.task is None:
-            raise asyncio.CancelledError  # the run has ended meanwhile
+        if occurrence.task is None or self._threads.is_closed:
+            # The run has ended meanwhile, or its worker has: nobody would abandon a function that begins now.
+            raise asyncio.CancelledError
         call = occurrence.thread_call = ThreadCall(self._threads, occurrence)
         if occurrence.lease_until < self._watched_until:
             self._watch_leases(occurrence.lease_until)

@@ -56,11 +56,16 @@ class Threads:
         inbox.put((work, idle))
 
     def close(self) -> None:
-        """End the idle threads, and the others when they have finished their work."""
+        """End the idle threads, and the others when they have finished their work. Nothing may start afterwards."""
         with self._lock:
             self._closed = True
             for inbox in self._idle:
                 inbox.put(None)
+            self._idle.clear()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     def _serve(self, inbox: SimpleQueue[_Work | None]) -> None:
         while (given := inbox.get()) is not None:
