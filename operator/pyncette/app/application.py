@@ -31,7 +31,7 @@ from pyncette.app.handlers import (
     warn_if_unawaitable,
     without_parentheses,
 )
-from pyncette.app.modes import A_MICROSECOND
+from pyncette.app.modes import A_MICROSECOND, as_timedelta
 from pyncette.app.options import PartitionSelector, check_task_name
 from pyncette.app.partitioned_tasks import PartitionedTask
 from pyncette.app.process import run_until_stopped
@@ -98,6 +98,10 @@ class Pyncette:
         defaults: DefaultsName = "1.x",
         **configuration: Any,
     ) -> None:
+        if not isinstance(poll_interval, datetime.timedelta):
+            raise ConfigurationError(
+                f"poll_interval must be a timedelta, not {poll_interval!r}{as_timedelta(poll_interval)}"
+            )
         if not 0 < poll_interval // A_MICROSECOND <= LONGEST:
             raise ConfigurationError(
                 f"poll_interval must be longer than zero and at most a century, not {poll_interval}"

@@ -76,7 +76,9 @@ class BlockingCalls(ABC):
     ) -> Task[P]:
         """Create or update an instance with the schedule of its template."""
 
-    def schedule_task(self, task: Task[P], instance_name: str, force: bool = False, **options: Any) -> Task[P]:
+    def schedule_task(
+        self, task: Task[P], instance_name: str, force: bool = False, **options: Any
+    ) -> Task[P]:
         """Create or update an instance of a dynamic task, and return it, like `PyncetteContext.schedule_task`."""
         return self._wait_for(lambda context: context.schedule_task(task, instance_name, force, **options))
 
