@@ -137,10 +137,8 @@ class Pyncette:
         """
         Declare a task with a schedule of its own.
 
-        Options: `name` (else the function's), `enabled`, exactly one of `schedule` (cron) and `interval`, `timezone`,
-        `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit` (in
-        this process), `max_concurrent_runs` (on all workers together). All other options must be JSON, and become
-        `context.args`. Raises ValueError for invalid options.
+        *options* are exactly one of `schedule` (cron) and `interval`, and those of `TaskOptions`. With the defaults of
+        1.x, all other keywords must be JSON, and become `context.args`. Raises ValueError for invalid options.
         """
         _refuse_misplaced("task", misplaced)
 
@@ -357,7 +355,7 @@ class Pyncette:
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
-    def call_of(self, task: Task) -> Call:
+    def _call_of(self, task: Task) -> Call:
         """Return a function that calls the handler of *task* inside of the middlewares."""
         return wrapped(with_arguments(task.task_func, task._arguments, stored_args), self.middlewares)
 

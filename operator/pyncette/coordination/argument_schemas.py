@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from pyncette.clock import Instant
+from pyncette.coordination.members import Member
 from pyncette.core.record import RESERVED_REALMS, Change, Key, Partition, Record, inert_record, replace
 from pyncette.core.spec import Spec
 from pyncette.ledger.ledger import Rule, Ruling
@@ -21,6 +22,9 @@ ARGUMENTS_REALM: Final = f"{RESERVED_REALMS}arguments"
 
 TASK: Final = "arguments"
 """The task of each schema's record: metrics of the backend have it as a label, which must not grow with the handlers."""
+
+SCHEMAS_MAX: Final = 500
+"""Handlers of a pool whose arguments are checked, as many as one request loads: a database may hold any number."""
 
 
 def schema_key(realm: str, handler: str) -> Key:
@@ -67,3 +71,12 @@ async def published_schemas(store: Store, realm: str, handlers: Iterable[str]) -
             if record is not None:
                 found[key.instance] = bytes(record.spec.args)
     return found
+
+
+async def schemas_in_use(
+    store: Store, realm: str, workers: Sequence[Member], partitions: Sequence[Partition]
+) -> dict[str, bytes]:
+    """Return the published schemas of the handlers that tasks name and *workers* have, by handler. Raises StoreError."""
+    registered = {handler for worker in workers for handler in worker.handlers}
+    named = {partition.handler for partition in partitions}
+    return await published_schemas(store, realm, sorted(registered & named)[:SCHEMAS_MAX])

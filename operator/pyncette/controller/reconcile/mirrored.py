@@ -33,13 +33,12 @@ from pyncette.controller.reconcile.record_scan import (
     holds_anything,
     scan_records,
 )
-from pyncette.coordination.argument_schemas import published_schemas
+from pyncette.coordination.argument_schemas import schemas_in_use
 from pyncette.coordination.members import Member, members
 from pyncette.core.record import Key, Partition, Record
 from pyncette.ledger.ledger import Ledger
 from pyncette.mirror.conversion import realm_of
 from pyncette.mirror.counting import COUNTED_MAX
-from pyncette.store.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +47,6 @@ REFRESHED_ROWS_MAX: Final = 10_000
 
 _StoredKey: TypeAlias = tuple[str, Key]
 """A store name, and a key there."""
-
-
-SCHEMAS_MAX: Final = 500
-"""Handlers of a pool whose arguments are checked, as many as one request loads: a database may hold any number."""
 
 
 class PoolView(NamedTuple):
@@ -302,11 +297,12 @@ class Mirrored:
         """
         Read the records of tasks in *realm*, as far as they fit into *budget*. Raises StoreError.
 
-        Return the workers of the *pool*, its backlog, and the schemas of its handlers; None if they, the partitions or the rows exceed *budget*.
+        Return the workers of the *pool*, its backlog, and the schemas of its handlers; None if they, the partitions or the
+        rows exceed *budget*.
         """
         workers = tuple(await members(ledger.store, realm, ledger.clock.now()))
         partitions = await ledger.store.partitions(realm)
-        schemas = await self._schemas(ledger.store, realm, workers, partitions)
+        schemas = await schemas_in_use(ledger.store, realm, workers, partitions)
         size = size_of_members(workers) + size_of_partitions(partitions) + size_of_schemas(schemas)
         if not budget.admits(pool.namespace, size):
             return None
@@ -326,14 +322,6 @@ class Mirrored:
         else:
             await self.realms.retire(backend, ledger, realm)
         return workers, waiting, schemas
-
-    async def _schemas(
-        self, store: Store, realm: str, workers: Sequence[Member], partitions: Sequence[Partition]
-    ) -> Mapping[str, bytes]:
-        """Return the published schemas of the handlers that tasks name and workers have. Raises StoreError."""
-        registered = {handler for worker in workers for handler in worker.handlers}
-        named = {partition.handler for partition in partitions}
-        return await published_schemas(store, realm, sorted(registered & named)[:SCHEMAS_MAX])
 
     def _note_overfull(
         self, backend: str, overfull: set[str], pools: Sequence[ObjectName], namespace: str | None
