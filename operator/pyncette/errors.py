@@ -1,4 +1,4 @@
-"""The errors of this library."""
+"""The errors and warnings of this library."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ class RetryAfter(PyncetteException):
             raise ValueError(f"the delay of RetryAfter must be from zero to a century, not {delay}")
         super().__init__(message or f"retry after {delay}")
         self.delay = delay
+
+
+class LooseKeywordWarning(UserWarning):
+    """A keyword that is like an option is passed to the handler as an argument, as in Pyncette 1.x."""
 
 
 class ConfigurationError(PyncetteException, ValueError):

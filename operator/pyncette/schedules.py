@@ -10,12 +10,11 @@ from pyncette.clock import Instant
 from pyncette.core.cron import refuse_length
 from pyncette.core.description import description_of
 from pyncette.core.misreadings import ScheduleWarning
-from pyncette.core.reading import reading_of, suspect_field
-from pyncette.core.schedule import Cron, CroniterBadCronError, check, resolve_zone, seeded_cron, upcoming
+from pyncette.core.reading import reading_of
+from pyncette.core.schedule import Cron, seeded_cron, upcoming
+from pyncette.core.schedule_hints import check_cron
 from pyncette.core.schedule_warnings import NEXT_TIMES, warnings_of
-from pyncette.core.suggestions import nearest
 from pyncette.core.times import instant_of
-from pyncette.core.zone import zone_names
 
 __all__ = ["Explanation", "ScheduleWarning", "describe", "explain", "next_times", "validate"]
 
@@ -73,23 +72,10 @@ def _checked(expression: str, timezone: str, key: str) -> Cron:
     for name, value in (("expression", expression), ("timezone", timezone), ("key", key)):
         if not isinstance(value, str):
             raise ValueError(f"{name} must be a str, not {value!r}")  # noqa: TRY004 - as for the options of a task
-    _check_zone(timezone)
     refuse_length(expression)
     schedule = seeded_cron(Cron(expression, timezone), key)
-    try:
-        check(schedule)
-    except CroniterBadCronError as error:
-        suspect = suspect_field(expression)
-        raise CroniterBadCronError(f"{error}; look at the {suspect}" if suspect else str(error)) from None
+    check_cron(schedule)
     return schedule
-
-
-def _check_zone(name: str) -> None:
-    try:
-        resolve_zone(name)
-    except ValueError as error:
-        near = nearest(name, zone_names())
-        raise ValueError(f"{error} Did you mean {near}?" if near else str(error)) from None
 
 
 def _instant(after: datetime.datetime) -> Instant:

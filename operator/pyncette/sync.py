@@ -9,17 +9,14 @@ import datetime
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
-from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from pyncette.app.application import Pyncette
+from pyncette.app.blocking_calls import BlockingCalls
 from pyncette.app.context import PyncetteContext
-from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
-from pyncette.app.tasks import Task
 from pyncette.core.log_messages import naming_logger
 from pyncette.errors import StoreUnavailableError
 
@@ -33,16 +30,12 @@ TIMEOUT: Final = datetime.timedelta(seconds=30)
 CLOSE_SECONDS: Final = 2.0
 """Time for the backend to be closed. After that, the thread is left to end with the process."""
 
-CHUNK: Final = 500
-"""Items of `schedule_many` that are written together, and whose results follow together."""
-
 CLOSED_IN_A_CALL: Final = "the client was closed during the call"
 
 _T = TypeVar("_T")
-_Item = TypeVar("_Item")
 
 
-class Client:
+class Client(BlockingCalls):
     """
     The calls on instances of a `PyncetteContext`, blocking: with the same names, arguments, results and errors.
 
@@ -82,75 +75,10 @@ class Client:
         if session is not None:
             session.close()
 
-    # --- Instances ---------------------------------------------------------------------------------------------------
-
-    def schedule_task(self, task: Task, instance_name: str, force: bool = False, **options: Any) -> Task:
-        """Create or update an instance of a dynamic task, and return it, as `PyncetteContext.schedule_task` does."""
-        return self._call(lambda context: context.schedule_task(task, instance_name, force, **options))
-
-    def unschedule_task(self, task: Task, instance_name: str | None = None) -> None:
-        """Remove an instance, if it exists. A run in progress loses its lease."""
-        self._call(lambda context: context.unschedule_task(task, instance_name))
-
-    def get_task(self, task: Task, instance_name: str | None = None) -> TaskState | None:
-        """Return the state of an instance or of a static task; None if it does not exist."""
-        return self._call(lambda context: context.get_task(task, instance_name))
-
-    def list_tasks(
-        self,
-        task: Task,
-        limit: int | None = None,
-        continuation_token: ContinuationToken | None = None,
-        *,
-        prefix: str = "",
-    ) -> ListTasksResponse:
-        """Return a page of at most *limit* instances of *task*, as `PyncetteContext.list_tasks` does."""
-        return self._call(lambda context: context.list_tasks(task, limit, continuation_token, prefix=prefix))
-
-    def schedule_many(
-        self,
-        task: Task,
-        items: Iterable[tuple[str, Mapping[str, Any]]],
-        force: bool = False,
-        *,
-        keep_sooner: bool | None = None,
-    ) -> Iterator[InstanceResult]:
-        """
-        Create or update any number of instances, given as pairs of name and options, and yield a result for each.
-
-        *items* are read in the thread of the caller, 500 at a time. Nothing is done unless the results are iterated over.
-        """
-        return self._many(
-            items,
-            lambda context, chunk: context.schedule_many(task, chunk, force, keep_sooner=keep_sooner),
-        )
-
-    def unschedule_many(self, task: Task, names: Iterable[str]) -> Iterator[InstanceResult]:
-        """Remove any number of instances, like `schedule_many`."""
-        return self._many(names, lambda context, chunk: context.unschedule_many(task, chunk))
-
     # --- Inside ------------------------------------------------------------------------------------------------------
 
-    def _many(
-        self,
-        items: Iterable[_Item],
-        start: Callable[[PyncetteContext, list[_Item]], AsyncIterator[InstanceResult]],
-    ) -> Iterator[InstanceResult]:
-        async def written(chunk: list[_Item], context: PyncetteContext) -> list[InstanceResult]:
-            return [result async for result in start(context, chunk)]
-
-        def results() -> Iterator[InstanceResult]:
-            # Read here and not in the event loop: the connections of Django, for example, belong to a thread.
-            source = iter(items)
-            while chunk := list(islice(source, CHUNK)):
-                yield from self._call(partial(written, chunk))
-
-        # A task that has no instances is an error of this call, not of the first result.
-        self._call(partial(written, []))
-        return results()
-
-    def _call(self, work: Callable[[PyncetteContext], Coroutine[Any, Any, _T]]) -> _T:
-        return self._opened().call(work, self._seconds)
+    def _wait_for(self, call: Callable[[PyncetteContext], Coroutine[Any, Any, _T]]) -> _T:
+        return self._opened().call(call, self._seconds)
 
     def _opened(self) -> _Session:
         """Return the session of this process, and open it if there is none."""

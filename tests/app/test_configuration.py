@@ -27,7 +27,8 @@ def a_repository(*, colour="red"):
         ({"sqlite_databse": "x"}, "did you mean sqlite_database?"),
         ({"batchsize": 1}, "did you mean batch_size?"),
         ({"concurency_limit": 1}, "did you mean concurrency_limit?"),
-        ({"postgres_url": "x"}, "valid settings: batch_size, concurrency_limit, realm, sqlite_database"),
+        ({"postgres_url": "x"}, "from pyncette.postgres import postgres_repository"),
+        ({"colour": "x"}, "valid settings: batch_size, concurrency_limit, realm, sqlite_database"),
     ],
 )
 def test_an_unknown_key_is_an_error_that_names_the_nearest_known_one(configuration, close):

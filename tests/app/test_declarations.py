@@ -250,7 +250,7 @@ def test_an_unknown_time_zone_is_refused(app):
     with pytest.raises(ValueError) as refused:
         app.task(schedule="* * * * *", timezone="Europe/Dubin")(a_handler)
 
-    assert str(refused.value) == "Invalid timezone specifier 'Europe/Dubin'."
+    assert str(refused.value) == "Invalid timezone specifier 'Europe/Dubin'. Did you mean Europe/Dublin?"
 
 
 @pytest.mark.parametrize("schedule", ["", "* * * *", "61 * * * *", "every day", "0 0 30 2 *"])

@@ -9,9 +9,9 @@ import pytest
 
 from pyncette import ExecutionMode, FailureMode, Pyncette
 from pyncette.app.context import runtime_of
-from pyncette.app.keywords import NEW_OPTIONS, OTHER_NAMES, LooseKeywordWarning, remedy
+from pyncette.app.keywords import NEW_OPTIONS, OTHER_NAMES, remedy
 from pyncette.core.spec import Heartbeat, Missed, Mode, Policies, Retry
-from pyncette.errors import ConfigurationError
+from pyncette.errors import ConfigurationError, LooseKeywordWarning
 from pyncette.task import Task
 from tests.app.harness import NOON, at, running, seconds
 
@@ -152,7 +152,7 @@ async def test_an_instance_of_a_safe_app_with_a_loose_keyword_is_not_scheduled(s
         assert await app_context.get_task(remind, "ada") is None
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.app.keywords.LooseKeywordWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.errors.LooseKeywordWarning")
 def test_args_is_an_argument_in_an_app_with_the_defaults_of_1_x(memory):
     remind = Pyncette(memory).dynamic_task(args={"a": 1}, other=2)(a_handler)
 
@@ -250,7 +250,7 @@ async def test_how_to_edit_is_checked(safe, clock, options, message):
 # --- Loose keywords with the defaults of 1.x -----------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.app.keywords.LooseKeywordWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.errors.LooseKeywordWarning")
 @pytest.mark.parametrize("name", sorted(NEW_OPTIONS))
 async def test_a_new_option_stays_an_argument_in_a_module_of_1_x(memory, clock, name):
     seen = []
@@ -282,7 +282,7 @@ def test_a_safe_app_and_one_of_1_x_know_what_a_keyword_was_meant_to_be(memory, s
 
     assert task.extra_args == {name: 1}
     assert warned[0].filename == __file__
-    assert f"the keyword {name} is passed to the handler as an argument" in str(warned[0].message)
+    assert f"the keyword {name} is an argument here, and not an option" in str(warned[0].message)
 
 
 async def test_a_loose_keyword_of_an_instance_is_warned_of_where_it_is_scheduled(memory, clock):

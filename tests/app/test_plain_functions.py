@@ -133,7 +133,7 @@ async def test_the_app_context_of_a_function_blocks(app, clock):
 
     def users():
         seen.append(threading.current_thread() is threading.main_thread())
-        for number in range(250):  # several batches
+        for number in range(600):  # more than are written together
             yield f"user-{number}", {"execute_at": at(3600)}
 
     @app.task(interval=seconds(60))
@@ -144,10 +144,12 @@ async def test_the_app_context_of_a_function_blocks(app, clock):
         seen.append(app_context.get_task(remind, "ada").scheduled_at)
         seen.append(sum(result.error is None for result in app_context.schedule_many(remind, users())))
         seen.append(len(app_context.list_tasks(remind, limit=1000).tasks))
-        names = (f"user-{number}" for number in range(250))
+        names = (f"user-{number}" for number in range(600))
         seen.append(sum(result.error is None for result in app_context.unschedule_many(remind, names)))
         app_context.unschedule_task(remind, "ada")
         seen.append(app_context.get_task(remind, "ada"))
+        with pytest.raises(ValueError, match="job has no instances"):
+            app_context.schedule_many(job, [])
         seen.append((app_context.ready, app_context.last_tick <= at(60)))
         with pytest.raises(AttributeError):
             app_context.nothing  # noqa: B018
@@ -159,7 +161,7 @@ async def test_the_app_context_of_a_function_blocks(app, clock):
         await clock.advance(seconds(60))
         await run
 
-    assert seen == ["ada", at(90), False, 250, 251, 250, None, (True, True)]
+    assert seen == ["ada", at(90), False, 600, 601, 600, None, (True, True)]
 
 
 async def test_a_coroutine_of_a_function_uses_the_same_context_on_the_event_loop(app, clock):

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 import pyncette
 from pyncette import ExecutionMode, FailureMode, Pyncette, Retry
 from pyncette.app.behaviour import behaviour_of, policies_of
-from pyncette.app.keywords import OPTIONS, OTHER_NAMES, LooseKeywordWarning
+from pyncette.app.keywords import OPTIONS, OTHER_NAMES
 from pyncette.app.policy_options import NEW_POLICIES
 from pyncette.core.record import replace
 from pyncette.core.spec import Exhaustion, Heartbeat, Missed, Mode, Overlap, Policies
 from pyncette.core.spec import Retry as StoredRetry
+from pyncette.errors import LooseKeywordWarning
 from tests.app.harness import seconds
 
 JUNE, JULY = datetime.datetime(2030, 6, 1, tzinfo=UTC), datetime.datetime(2030, 7, 1, tzinfo=UTC)
@@ -306,7 +307,7 @@ def test_the_suspension_of_a_template_is_not_copied(app):
 # --- Apps with the defaults of 1.x ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::pyncette.app.keywords.LooseKeywordWarning")
+@pytest.mark.filterwarnings("ignore::pyncette.errors.LooseKeywordWarning")
 @pytest.mark.parametrize("name", sorted(NEW_POLICIES))
 def test_a_module_of_1_x_that_uses_the_name_as_an_argument_still_gets_it(memory, name):
     app = Pyncette(memory)
@@ -321,5 +322,10 @@ def test_a_module_of_1_x_that_uses_the_name_as_an_argument_still_gets_it(memory,
 
 
 def test_such_an_argument_is_a_warning_that_says_how_to_get_the_option(memory):
-    with pytest.warns(LooseKeywordWarning, match=r'for the option, use Pyncette\(defaults="safe"\)'):
+    with pytest.warns(LooseKeywordWarning, match=r'not an option; use Pyncette\(defaults="safe"\)'):
         Pyncette(memory).dynamic_task(timeout=5)(a_handler)
+
+
+def test_the_warning_for_a_name_of_another_library_says_how_to_get_the_option(memory):
+    with pytest.warns(LooseKeywordWarning, match=r'=3\), and use Pyncette\(defaults="safe"\)'):
+        Pyncette(memory).dynamic_task(max_retries=5)(a_handler)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pyncette import Pyncette, PyncetteContext
+from pyncette import BlockingPyncetteContext, Pyncette, PyncetteContext
 from pyncette.backend import backend_repository
 from pyncette.errors import ConfigurationError, StoreUnavailableError, TaskLockedException
 from pyncette.store.memory import MemoryBackend, MemoryStore
@@ -56,17 +56,14 @@ def parameters(method):
     return [(one.name, one.default) for one in inspect.signature(method).parameters.values()]
 
 
-CALLS = [
-    name
-    for name in vars(PyncetteContext)
-    if name.endswith(("_task", "_tasks", "_many")) and name not in {"declare_tasks", "_following_tasks"}
-]
+CALLS = [name for name in vars(PyncetteContext) if name.endswith(("_task", "_tasks", "_many"))]
 
 
+@pytest.mark.parametrize("blocking", [Client, BlockingPyncetteContext])
 @pytest.mark.parametrize("name", CALLS)
-def test_it_has_each_call_of_the_app_context_with_the_same_arguments(name):
+def test_it_has_each_call_of_the_app_context_with_the_same_arguments(name, blocking):
     assert len(CALLS) == 6
-    assert parameters(getattr(Client, name)) == parameters(getattr(PyncetteContext, name))
+    assert parameters(getattr(blocking, name)) == parameters(getattr(PyncetteContext, name))
 
 
 def test_the_calls_do_what_those_of_the_app_context_do(url):

@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 import datetime
 from collections.abc import AsyncIterator
-from pyncette import Context, ExecutionMode, FailureMode, Pyncette, PyncetteContext, Retry
+from pyncette import BlockingContext, Context, ExecutionMode, FailureMode, Pyncette, PyncetteContext, Retry
 from pyncette.model import InstanceResult, NextFunc, TaskState
+from pyncette.sync import Client
 from pyncette.task import PartitionedTask, Task
 from pyncette.utils import with_heartbeat
 
@@ -61,6 +62,17 @@ async def schedule(app_context: PyncetteContext) -> None:
     results: list[InstanceResult] = [r async for r in app_context.schedule_many(remind, items)]
     state: TaskState | None = await app_context.get_task(remind, "a")
     print(results, state, [task async for task in app_context.unschedule_many(remind, ["a"])])
+""",
+    "blocking calls": """
+@app.task(interval=MINUTE)
+def plain(context: BlockingContext) -> None:
+    task = context.app_context.schedule_task(remind, "a", schedule="0 9 * * *", keep_sooner=True)
+    print(task.name, [state.task.name for state in context.app_context.list_tasks(remind, prefix="a").tasks])
+
+def view(client: Client) -> TaskState | None:
+    results: list[InstanceResult] = list(client.schedule_many(remind, [("a", {"interval": MINUTE})], keep_sooner=False))
+    print(client.schedule_task(remind, "a", True, execute_at=NOON, args={"a": 1}).name, results)
+    return client.get_task(remind, "a")
 """,
     "typed arguments and contexts": """
 @app.fixture()
@@ -144,6 +156,10 @@ WRONG = {
     "a misspelt call": 'async def x(c: PyncetteContext) -> None:\n    await c.schedule("a")',
     "a misspelt option of an instance": (
         'async def x(c: PyncetteContext) -> None:\n    await c.schedule_task(remind, "a", shedule="x")'
+    ),
+    "a misspelt option of a client": 'def x(c: Client) -> None:\n    c.schedule_task(remind, "a", shedule="x")',
+    "a misspelt option of a blocking context": (
+        'def x(c: BlockingContext) -> None:\n    c.app_context.schedule_task(remind, "a", shedule="x")'
     ),
     "two schedules of an instance": (
         'async def x(c: PyncetteContext) -> None:\n    await c.schedule_task(remind, "a", schedule="x", interval=MINUTE)'

@@ -183,7 +183,7 @@ REFUSED = {
     ),
     "a rule for a zone": (
         {**NOON, "timeZone": "UTC+3"},
-        'spec.timeZone: "UTC+3" is not a time zone of the IANA database; did you mean UTC?',
+        'spec.timeZone: "UTC+3" is not a time zone of the IANA database; did you mean Etc/GMT-3?',
     ),
     "a path to a zone": (
         {**NOON, "timeZone": "../zoneinfo/UTC"},

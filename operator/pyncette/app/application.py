@@ -31,7 +31,7 @@ from pyncette.app.handlers import (
     warn_if_unawaitable,
     without_parentheses,
 )
-from pyncette.app.modes import A_MICROSECOND
+from pyncette.app.modes import A_MICROSECOND, as_timedelta
 from pyncette.app.options import PartitionSelector, check_task_name
 from pyncette.app.partitioned_tasks import PartitionedTask
 from pyncette.app.process import run_until_stopped
@@ -98,6 +98,10 @@ class Pyncette:
         defaults: DefaultsName = "1.x",
         **configuration: Any,
     ) -> None:
+        if not isinstance(poll_interval, datetime.timedelta):
+            raise ConfigurationError(
+                f"poll_interval must be a timedelta, not {poll_interval!r}{as_timedelta(poll_interval)}"
+            )
         if not 0 < poll_interval // A_MICROSECOND <= LONGEST:
             raise ConfigurationError(
                 f"poll_interval must be longer than zero and at most a century, not {poll_interval}"
@@ -133,10 +137,8 @@ class Pyncette:
         """
         Declare a task with a schedule of its own.
 
-        Options: `name` (else the function's), `enabled`, exactly one of `schedule` (cron) and `interval`, `timezone`,
-        `fast_forward`, `failure_mode`, `execution_mode`, `lease_duration`, `heartbeat`, `concurrency_limit` (in
-        this process), `max_concurrent_runs` (on all workers together). All other options must be JSON, and become
-        `context.args`. Raises ValueError for invalid options.
+        *options* are exactly one of `schedule` (cron) and `interval`, and those of `TaskOptions`. With the defaults of
+        1.x, all other keywords must be JSON, and become `context.args`. Raises ValueError for invalid options.
         """
         _refuse_misplaced("task", misplaced)
 
@@ -353,7 +355,7 @@ class Pyncette:
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
-    def call_of(self, task: Task) -> Call:
+    def _call_of(self, task: Task) -> Call:
         """Return a function that calls the handler of *task* inside of the middlewares."""
         return wrapped(with_arguments(task.task_func, task._arguments, stored_args), self.middlewares)
 

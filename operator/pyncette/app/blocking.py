@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from pyncette.app.context import Context, PyncetteContext, runtime_of
+from pyncette.app.blocking_calls import BlockingCalls
+from pyncette.app.context import Context, PyncetteContext
 from pyncette.app.handlers import Handler
-from pyncette.app.results import ContinuationToken, InstanceResult, ListTasksResponse, TaskState
+from pyncette.app.results import InstanceResult
 from pyncette.app.signatures import context_hint
-from pyncette.app.tasks import Task
 from pyncette.errors import LeaseLostException, StopRequested
 from pyncette.worker.threads import ThreadCall
 
@@ -90,7 +89,7 @@ def blocking_class_of(handler: Handler) -> type[BlockingContext]:
     return named if isinstance(named, type) and issubclass(named, BlockingContext) else BlockingContext
 
 
-class BlockingPyncetteContext:
+class BlockingPyncetteContext(BlockingCalls):
     """
     The app context of a plain function. It has the attributes of `PyncetteContext`, and methods that block.
 
@@ -100,54 +99,6 @@ class BlockingPyncetteContext:
     def __init__(self, app_context: PyncetteContext, call: ThreadCall) -> None:
         self._app_context = app_context
         self._call = call
-
-    def schedule_task(self, task: Task, instance_name: str, force: bool = False, **options: Any) -> Task:
-        """Create or update an instance, like `PyncetteContext.schedule_task`."""
-        scheduling = self._app_context.schedule_task(task, instance_name, force, **options)
-        return self._call.wait_for(scheduling)
-
-    def unschedule_task(self, task: Task, instance_name: str | None = None) -> None:
-        """Remove an instance, if it exists. A run in progress loses its lease."""
-        return self._call.wait_for(self._app_context.unschedule_task(task, instance_name))
-
-    def get_task(self, task: Task, instance_name: str | None = None) -> TaskState | None:
-        """Return the state of an instance or of a static task; None if it does not exist."""
-        return self._call.wait_for(self._app_context.get_task(task, instance_name))
-
-    def list_tasks(
-        self,
-        task: Task,
-        limit: int | None = None,
-        continuation_token: ContinuationToken | None = None,
-        *,
-        prefix: str = "",
-    ) -> ListTasksResponse:
-        """Return a page of instances, like `PyncetteContext.list_tasks`."""
-        return self._call.wait_for(
-            self._app_context.list_tasks(task, limit, continuation_token, prefix=prefix)
-        )
-
-    def schedule_many(
-        self,
-        task: Task,
-        items: Iterable[tuple[str, Mapping[str, Any]]],
-        force: bool = False,
-        *,
-        keep_sooner: bool | None = None,
-    ) -> Iterator[InstanceResult]:
-        """
-        Create or update any number of instances, like `PyncetteContext.schedule_many`.
-
-        The items are read in this thread, a batch at a time: they may come from a function that blocks.
-        """
-        return self._batches(
-            items,
-            lambda batch: self._app_context.schedule_many(task, batch, force=force, keep_sooner=keep_sooner),
-        )
-
-    def unschedule_many(self, task: Task, names: Iterable[str]) -> Iterator[InstanceResult]:
-        """Remove any number of instances, as a stream like `schedule_many`."""
-        return self._batches(names, lambda batch: self._app_context.unschedule_many(task, batch))
 
     @property
     def last_tick(self) -> datetime.datetime:
@@ -163,21 +114,17 @@ class BlockingPyncetteContext:
         """End the worker when the running handlers have returned, this one among them."""
         self._call.call(lambda: self._app_context.shutdown(grace))
 
-    def _batches(
-        self, items: Iterable[_T], write: Callable[[Iterable[_T]], AsyncIterator[InstanceResult]]
+    def _wait_for(self, call: Callable[[PyncetteContext], Coroutine[Any, Any, _T]]) -> _T:
+        return self._call.wait_for(call(self._app_context))
+
+    def _stream(
+        self,
+        items: Iterable[_T],
+        write: Callable[[PyncetteContext, Iterable[_T]], AsyncIterator[InstanceResult]],
     ) -> Iterator[InstanceResult]:
         if self._call.on_event_loop:
-            return write(items)  # type: ignore[return-value]  # an async iterator, for a coroutine
-        return self._written(iter(items), write)
-
-    def _written(
-        self, items: Iterator[_T], write: Callable[[Iterable[_T]], AsyncIterator[InstanceResult]]
-    ) -> Iterator[InstanceResult]:
-        async def results(batch: list[_T]) -> list[InstanceResult]:
-            return [result async for result in write(batch)]
-
-        while batch := list(islice(items, runtime_of(self._app_context).app.batch_size)):
-            yield from self._call.wait_for(results(batch))
+            return write(self._app_context, items)  # type: ignore[return-value]  # an async iterator, for a coroutine
+        return super()._stream(items, write)
 
     if not TYPE_CHECKING:
 

@@ -18,6 +18,9 @@ BATCH_SIZE: Final = 100
 OWN_KEYS: Final = frozenset({"batch_size", "realm"})
 """The settings of the app itself. All others are passed to the factory and the executor."""
 
+BACKENDS: Final = ("backend", "dynamodb", "mysql", "postgres", "redis")
+"""The modules of the factories, whose settings begin with these names."""
+
 VERBS: Final = ("capabilities", "load", "swap", "claim", "renew", "scan", "now")
 """The attributes that distinguish a store from other objects that a factory may return."""
 
@@ -41,7 +44,9 @@ def refuse_unknown(configuration: Mapping[str, Any], *takers: Callable[..., Any]
         known |= keys
     for key in configuration:
         if key not in known:
-            raise ConfigurationError(f"unknown setting {key}; {_suggestion(key, known)}")
+            raise ConfigurationError(
+                f"unknown setting {key}; {_other_backend(key, known) or _suggestion(key, known)}"
+            )
 
 
 def takes_all_settings(prefix: str | None = None) -> Callable[[_F], _F]:
@@ -141,6 +146,14 @@ def _named_parameters(taker: Callable[..., Any]) -> list[inspect.Parameter]:
         for parameter in inspect.signature(taker).parameters.values()
         if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
     ]
+
+
+def _other_backend(key: str, known: AbstractSet[str]) -> str | None:
+    """Return what to pass for *key*, if it is a setting of a factory that was not passed."""
+    name = key.partition("_")[0]
+    if name not in BACKENDS or any(other.startswith(f"{name}_") for other in known):
+        return None
+    return f"pass its backend too: from pyncette.{name} import {name}_repository, and Pyncette({name}_repository, …)"
 
 
 def _suggestion(key: str, known: AbstractSet[str]) -> str:

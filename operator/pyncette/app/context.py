@@ -101,7 +101,7 @@ class Context:
         if not held:
             raise LeaseLostException(self.task)
 
-    if not TYPE_CHECKING:  # so that they find misspelt attributes
+    if not TYPE_CHECKING:  # so that they find misspelled attributes
 
         def __getattr__(self, name: str) -> Any:
             """Return the value of a fixture or of `add_to_context`."""

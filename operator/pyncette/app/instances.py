@@ -90,6 +90,7 @@ class Instances:
 
     async def state(self, task: Task, name: str | None) -> TaskState | None:
         """Return the state of an instance, or of a task with a schedule of its own; None if it does not exist."""
+        _require_task(task)
         if name is not None and task._kind is not Kind.TEMPLATE:
             if task.parent_task is not None:
                 raise ValueError(
@@ -147,6 +148,7 @@ class Instances:
         self, task: Task, limit: int | None, token: ContinuationToken | None, prefix: str = ""
     ) -> ListTasksResponse:
         """Return at most *limit* instances whose names begin with *prefix*, and the token of the next page."""
+        _require_task(task)
         if task._kind is not Kind.TEMPLATE:
             raise ValueError(f"Cannot list instances of non-dynamic task; {task} has none")
         self._templates.require_served(task)
@@ -200,6 +202,7 @@ class Instances:
 
     def _find(self, task: Task, name: str | None) -> tuple[Task, Key]:
         """Return the task and the key of a record: of an instance, by template and name or by itself, or of a static task."""
+        _require_task(task)
         if task.parent_task is not None:
             task, name = task.parent_task, task.name
         if task._kind is Kind.STATIC and name is None:
@@ -470,7 +473,16 @@ def _is_instance(key: Key) -> bool:
     return key.instance != "" and not key.occurrence
 
 
+def _require_task(task: Any) -> None:
+    if not isinstance(task, Task):
+        message = (
+            f"{task!r} is not a task: pass the function that @app.dynamic_task() or @app.task() decorates"
+        )
+        raise ValueError(message)  # noqa: TRY004 - as for other arguments
+
+
 def _require_template(task: Task) -> None:
+    _require_task(task)
     if task._kind is not Kind.TEMPLATE:
         raise ValueError(f"Cannot instantiate a non-dynamic task; {task} has no instances")
 

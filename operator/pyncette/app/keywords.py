@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from pyncette.app.policy_options import NEW_POLICIES, POLICIES
 from pyncette.core.suggestions import nearest
+from pyncette.errors import LooseKeywordWarning
 
 OPTIONS: Final = frozenset(
     {
@@ -35,6 +37,11 @@ NEW_OPTIONS: Final = frozenset({"args", "keep_sooner"}) | NEW_POLICIES
 
 SIMILARITY: Final = 0.8
 """How alike a keyword and an option must be. Arguments have any names, so this is stricter than for other names."""
+
+USE_SAFE_DEFAULTS: Final = 'use Pyncette(defaults="safe")'
+"""What makes an option of a keyword that is an argument with the defaults of 1.x."""
+
+WORD: Final = re.compile(r"\w+")
 
 _SCHEDULE: Final = 'write schedule="0 9 * * *"'
 _TIMEZONE: Final = 'write timezone="Europe/Dublin"'
@@ -107,10 +114,6 @@ def refusal(keywords: Iterable[str]) -> ValueError:
     return ValueError(f"unknown option {first}; {meant} (for an argument: {as_argument})")
 
 
-class LooseKeywordWarning(UserWarning):
-    """A keyword that was probably meant as an option is passed to the handler as an argument."""
-
-
 def warn_of_loose(keywords: Iterable[str]) -> None:
     """Warn of each of *keywords* that is like an option, with the place of the caller. They are arguments."""
     for keyword in keywords:
@@ -122,10 +125,12 @@ def warn_of_loose(keywords: Iterable[str]) -> None:
 
 @lru_cache(maxsize=1024)
 def _warning(keyword: str) -> str | None:
-    meant = 'use Pyncette(defaults="safe")' if keyword in NEW_OPTIONS else remedy(keyword)
-    if meant is None:
-        return None
-    return f"the keyword {keyword} is passed to the handler as an argument; for the option, {meant}"
+    meant = remedy(keyword)
+    if keyword in NEW_OPTIONS:
+        meant = USE_SAFE_DEFAULTS
+    elif meant is not None and not NEW_OPTIONS.isdisjoint(WORD.findall(meant)):
+        meant = f"{meant}, and {USE_SAFE_DEFAULTS}"
+    return None if meant is None else f"the keyword {keyword} is an argument here, and not an option; {meant}"
 
 
 def _caller() -> tuple[str, int, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from pyncette.clock import Instant
 from pyncette.core import times
@@ -48,3 +48,9 @@ def datetime_of(instant: Instant, schedule: Schedule | None = None) -> datetime.
     if isinstance(schedule, Cron | Once) and schedule.zone != "UTC":
         return moment.astimezone(zone_or_utc(schedule.zone))
     return moment
+
+
+def as_timedelta(value: Any) -> str:
+    """Return the end of an error for *value*, which should be a timedelta: what to write instead, if it is a number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f": write timedelta(seconds={value!r})" if is_number else ""

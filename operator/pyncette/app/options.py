@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -14,11 +15,12 @@ from pyncette.app.behaviour import Behaviour
 from pyncette.app.defaults import Defaults
 from pyncette.app.handlers import Handler
 from pyncette.app.keywords import refusal, warn_of_loose
-from pyncette.app.modes import A_MICROSECOND
+from pyncette.app.modes import A_MICROSECOND, as_timedelta
 from pyncette.app.policy_options import OLD_POLICIES, POLICIES, check_window, pop_policies, updated
 from pyncette.app.retries import ALL_ERRORS, RetriedErrors, errors_of
 from pyncette.app.signatures import Arguments, arguments_by_signature
 from pyncette.core.schedule import Cron, Interval, Once, Schedule, check, seeded, seeded_cron
+from pyncette.core.schedule_hints import check_cron
 from pyncette.core.spec import CONCURRENT_RUNS_MAX, EMPTY_ARGS
 from pyncette.core.times import instant_of
 from pyncette.store.base import ARGS_BYTES_MAX
@@ -154,7 +156,10 @@ def encode_args(args: Mapping[str, Any]) -> msgspec.Raw:
     try:
         text = _encode(args).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"Extra parameters must be JSON serializable ({error})") from error
+        raise ValueError(
+            f"Extra parameters must be JSON serializable ({error}). Name the argument in the signature of the handler, as "
+            "in `at: datetime`, to have it converted"
+        ) from error
     if len(text) > ARGS_BYTES_MAX:
         raise ValueError(
             f"Extra parameters have {len(text):,} bytes as JSON; at most {ARGS_BYTES_MAX:,} are allowed: "
@@ -200,7 +205,7 @@ def seeded_by(schedule: Schedule, key: str) -> Schedule:
 @lru_cache(maxsize=CRONS_MAX)
 def _cron(expression: str, zone: str) -> Cron:
     cron = Cron(expression, zone)
-    check(seeded_cron(cron, "any"))  # `seeded_by` sets the seed, and checks it
+    check_cron(seeded_cron(cron, "any"))  # `seeded_by` sets the seed, and checks it
     return cron
 
 
@@ -211,5 +216,14 @@ def _checked(schedule: Schedule) -> Schedule:
 
 def _require(option: str, value: Any, kind: type[_T]) -> _T:
     if not isinstance(value, kind):
-        raise ValueError(f"{option} must be a {kind.__name__}, not {value!r}")  # noqa: TRY004 - what is refused at declaration is a ValueError
+        raise ValueError(f"{option} must be a {kind.__name__}, not {value!r}{_hint(value, kind)}")  # noqa: TRY004 - what is refused at declaration is a ValueError
     return value
+
+
+def _hint(value: Any, kind: type[Any]) -> str:
+    """Return what to write instead of *value*, if that is known."""
+    if kind is datetime.timedelta:
+        return as_timedelta(value)
+    if isinstance(value, ZoneInfo) and value.key:
+        return f": write {value.key!r}"
+    return ""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from pyncette.app.behaviour import EXHAUSTIONS, HEARTBEATS, MISSED, OVERLAPS, Behaviour, missed_of
-from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, datetime_of
+from pyncette.app.modes import A_MICROSECOND, ExecutionMode, FailureMode, as_timedelta, datetime_of
 from pyncette.app.retries import Retry, stored_retry
 from pyncette.clock import LONGEST
 from pyncette.core.schedule import Once, Schedule
@@ -131,9 +131,7 @@ def _integer(least: int, most: int, option: str, value: Any) -> int | None:
 def _timedelta(option: str, value: Any) -> datetime.timedelta:
     if isinstance(value, datetime.timedelta):
         return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    hint = f": write timedelta(seconds={value!r})" if number else ""
-    raise ValueError(f"{option} must be a timedelta, not {value!r}{hint}")
+    raise ValueError(f"{option} must be a timedelta, not {value!r}{as_timedelta(value)}")
 
 
 def _duration(option: str, value: Any) -> datetime.timedelta:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from pyncette.app.modes import A_MICROSECOND
+from pyncette.app.modes import A_MICROSECOND, as_timedelta
 from pyncette.core.spec import Retry as StoredRetry
 from pyncette.errors import DoNotRetry, RetryAfter
 
@@ -148,7 +148,7 @@ def _is_integer(value: Any) -> bool:
 
 def _check_delay(name: str, delay: Any, longest: datetime.timedelta) -> None:
     if not isinstance(delay, datetime.timedelta):
-        raise ValueError(f"{name} must be a timedelta, not {delay!r}")  # noqa: TRY004 - as above
+        raise ValueError(f"{name} must be a timedelta, not {delay!r}{as_timedelta(delay)}")  # noqa: TRY004 - as above
     if not A_MICROSECOND <= delay <= longest:
         raise ValueError(f"{name} must be longer than zero and at most {longest.days} d, not {delay}")
 

@@ -61,7 +61,7 @@ class Declarations(Protocol):
     batch_size: int
     poll_interval: datetime.timedelta
 
-    def call_of(self, task: Task) -> Call: ...
+    def _call_of(self, task: Task) -> Call: ...
 
 
 class Runtime:
@@ -256,7 +256,7 @@ class Runtime:
     async def _work(self, contexts_of: ContextsOf) -> None:
         tasks = list(self.app.tasks.values())
         registrations = [
-            TaskRegistration(task, self.realm, contexts_of(task), self.app.call_of(task), self._templates)
+            TaskRegistration(task, self.realm, contexts_of(task), self.app._call_of(task), self._templates)
             for task in tasks
         ]
         membership = self._membership()

@@ -10,10 +10,10 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WithJs
 
 from pyncette.core.reading import suspect_field
 from pyncette.core.schedule import Cron, Once, Schedule, check, seeded
+from pyncette.core.schedule_hints import suggested_zone
 from pyncette.core.spec import CONCURRENT_RUNS_MAX
-from pyncette.core.suggestions import did_you_mean
 from pyncette.core.times import instant_of
-from pyncette.core.zone import is_portable, zone_names
+from pyncette.core.zone import is_portable
 from pyncette.resources.arguments import Arguments
 from pyncette.resources.modelling import (
     PATTERNS,
@@ -66,7 +66,8 @@ def _known_zone(name: str) -> str:
 
 def no_such_zone(name: str) -> str:
     """Return what is told of *name*, which is not a time zone."""
-    hint = did_you_mean(name, zone_names(), "write one like Europe/Dublin or UTC")
+    near = suggested_zone(name)
+    hint = f"did you mean {near}?" if near else "write one like Europe/Dublin or UTC"
     return f'"{name}" is not a time zone of the IANA database; {hint}'
 
 

@@ -195,7 +195,7 @@ def without_table_name(url: str, others: Sequence[str] = ()) -> tuple[str, str]:
     """
     Return *url* without its parameter `table_name`, and the value of that, or the default.
 
-    Raises ConfigurationError for an invalid name of tables, and for a parameter that looks like a misspelt `table_name`
+    Raises ConfigurationError for an invalid name of tables, and for a parameter that looks like a misspelled `table_name`
     or one of *others*.
     """
     rest, mark, query = url.partition("?")
