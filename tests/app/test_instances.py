@@ -1,7 +1,9 @@
 """Instances of dynamic tasks: scheduled, updated, overwritten, removed, listed."""
 
+import base64
 import datetime
 import itertools
+import json
 
 import pytest
 from croniter import CroniterBadCronError
@@ -620,6 +622,27 @@ async def test_a_token_that_is_none_or_of_another_task_is_refused(app, clock):
             await app_context.list_tasks(
                 app.tasks["remind"], continuation_token=page.continuation_token, prefix="other"
             )
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ["remind", 0, "ada"],
+        ["remind", 0, 1, ""],
+        ["remind", "0", "ada", ""],
+        ["remind", -(10**12), "ada", ""],
+        ["remind", 0, "ada\0", ""],
+        ["remind", 0, "ada", None],
+        {"remind": 0},
+        None,
+    ],
+)
+async def test_a_token_that_somebody_made_up_is_refused(app, clock, place):
+    token = ContinuationToken(base64.urlsafe_b64encode(json.dumps(place).encode()).decode())
+
+    async with app.create(clock=clock) as app_context:
+        with pytest.raises(ValueError, match="not a continuation token"):
+            await app_context.list_tasks(app.tasks["remind"], continuation_token=token, prefix="ada")
 
 
 async def test_apps_of_two_realms_on_one_database_do_not_see_each_other(repository, clock):

@@ -87,6 +87,7 @@ def test_the_index_of_the_reference_names_each_command():
         ("quickstart", "3 manifests, 3 handlers"),
         ("kubernetes", "2 manifests, 2 handlers"),
         ("reminders", "0 manifests, 2 handlers, 1 task"),
+        ("fastapi", "0 manifests, 1 handler"),
     ],
 )
 def test_an_example_has_no_problems(root, example, counted):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
 
 from pyncette.app.instance_edits import Edit
 from pyncette.app.modes import datetime_of
@@ -33,6 +34,11 @@ from pyncette.store.base import ANSWER_RECORDS_MAX
 
 BATCHES_IN_FLIGHT: Final = 4
 """Batches of `schedule_many` that are written at the same time. More would only wait in the backend."""
+
+_Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*$")]
+
+Place: TypeAlias = tuple[_Text, Annotated[int, msgspec.Meta(ge=0)], _Text, _Text]
+"""What a continuation token holds: a task, a partition, an instance and an occurrence. Clients of a web program send it."""
 
 _T = TypeVar("_T")
 
@@ -214,9 +220,10 @@ class Instances:
 
     def _position(self, task: Task, token: ContinuationToken, prefix: str) -> tuple[int, Key]:
         try:
-            name, number, instance, occurrence = json.loads(base64.urlsafe_b64decode(token))
-        except (ValueError, TypeError, binascii.Error) as error:
+            place: Place = msgspec.json.decode(base64.urlsafe_b64decode(token), type=Place)
+        except (ValueError, TypeError) as error:
             raise ValueError("not a continuation token of list_tasks") from error
+        name, number, instance, occurrence = place
         if name != task.name:
             raise ValueError(f"the continuation token is of the task {name}, not of {task.name}")
         if not instance.startswith(prefix):
