@@ -406,15 +406,8 @@ def _withdrawn_summary(record: Record, policies: Policies, now: Instant) -> Summ
 
 def _withdrawal(record: Record, started: Started, now: Instant) -> Verdict:
     holder = record.lease.holder if record.lease is not None else ""
-    return Verdict(
-        Outcome.WITHDRAWN,
-        started.scheduled_at,
-        started.began_at,
-        now,
-        record.attempt,
-        holder,
-        dropped=started.dropped,
-    )
+    at, began = started.scheduled_at, started.began_at
+    return Verdict(Outcome.WITHDRAWN, at, began, now, record.attempt, holder, dropped=started.dropped)
 
 
 def _resumes(record: Record, spec: Spec, policies: Policies, owner: Owner | None) -> bool:
