@@ -216,7 +216,9 @@ async def test_an_instance_keeps_history_if_asked(safe, clock, how):
 
 
 async def test_a_run_that_force_withdraws_is_in_the_history(safe, clock):
-    template, _ = declared(safe, "template", Handler(takes=seconds(60), clock=clock), failed_runs_history_limit=2)
+    template, _ = declared(
+        safe, "template", Handler(takes=seconds(60), clock=clock), failed_runs_history_limit=2
+    )
 
     async with running(safe, clock) as app_context:
         await app_context.schedule_task(template, "ada", interval=HOUR)
