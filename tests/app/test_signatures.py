@@ -210,7 +210,7 @@ def test_a_secret_is_refused_rather_than_stored_as_asterisks(safe):
         pass
 
     for args in ({"key": "hunter2"}, {"account": {"password": "hunter2"}}):
-        with pytest.raises(InvalidArgumentsError, match=r"a secret .* pass a reference to it") as refused:
+        with pytest.raises(InvalidArgumentsError, match="pass a reference to it") as refused:
             remind.instantiate("ada", interval=seconds(1), args=args)
         assert "hunter2" not in str(refused.value)
 

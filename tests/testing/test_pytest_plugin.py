@@ -77,6 +77,19 @@ def project(pytester, monkeypatch):
     return Project(pytester, monkeypatch)
 
 
+OLD = """
+import pytest_asyncio
+from pytest_asyncio import plugin
+
+def fixture(fixture_function=None, **kwargs):
+    if "loop_scope" in kwargs:
+        raise TypeError("fixture() got an unexpected keyword argument 'loop_scope'")
+
+plugin.fixture = pytest_asyncio.fixture = fixture
+"""
+"""A plugin that makes pytest-asyncio one from before 0.24."""
+
+
 def refusal(run, **outcomes):
     """The output of a run that refuses to set up the world."""
     run.assert_outcomes(errors=1, **outcomes)
@@ -263,3 +276,10 @@ def test_nothing_but_the_plugin_and_the_suites_imports_pytest():
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert shown == "False\n"
+
+
+def test_an_old_pytest_asyncio_is_refused_only_where_the_fixture_is_used(project):
+    project.configure('pyncette_app = "tasks:app"', 'asyncio_mode = "auto"')
+    project.write(old=OLD, test_it="async def test_other(): pass\n\nasync def test_world(world): pass")
+
+    assert "needs pytest-asyncio 0.24 or later" in refusal(project.run("asyncio", "old"), passed=1)

@@ -499,7 +499,7 @@ async def test_a_function_that_ignores_the_request_is_named(
 
     (line,) = caplog.records
     assert "asked to stop, and still runs in its thread" in line.message
-    assert "the next occurrence is due" in line.message
+    assert line.message.endswith("the next occurrence is due task=h")
     assert line.__dict__["task"] == "h"
 
 

@@ -187,10 +187,8 @@ def rescheduled(
 
     With *keep_sooner*, the sooner of the old and the new next time is kept. Without it the new time replaces the old one,
     unless the schedule is the same: then the next time stays, so that an interval which is scheduled again does run.
-
-    No time of the new schedule before *now* runs, however late the record is. Further late times of the old schedule
-    are withdrawn and not counted. A request that ends a suspension counts from *now*. It is refused while the record runs.
-    An occurrence that waits for a retry goes on, with the new arguments. *common* is as for `edited`.
+    No time of the new schedule before *now* runs. Late times of the old one are withdrawn, and not counted. A request that
+    ends a suspension counts from *now*. While the record runs it is refused; a pending retry gets the new arguments.
     """
     if started_of(record, record.spec.policies or common or policies) is not None:
         if record.lease is not None and record.is_leased(now):
@@ -240,11 +238,9 @@ def overwritten(
     """
     Return *record* created anew by force: a run in progress loses its lease, and is withdrawn.
 
-    The new schedule counts from *now*, and never repeats a time of the old one that has started. *common* is as for
-    `edited`.
+    The new schedule counts from *now*, and never repeats a time of the old one that has started.
     """
-    before = common or policies
-    started = started_of(record, record.spec.policies or before)
+    started = started_of(record, record.spec.policies or common or policies)
     fresh = created(record.key, spec, policies, _effective_from(record, started, now))
     # The version starts at the clock and not at the start of the schedule, which may lie ahead: a record that is created
     # again under this name starts at the clock, too, and must have a higher version.
@@ -256,7 +252,7 @@ def overwritten(
         # A new creation: an occurrence at the same time as an earlier one has another idempotency key.
         state=State(
             created_version=version,
-            summary=_withdrawn_summary(record, before, now),
+            summary=_withdrawn_summary(record, common or policies, now),
             floor=floor_with(record.state, None if started is None else started.scheduled_at),
         ),
         locator=record.locator,

@@ -8,6 +8,7 @@ for the fixture.
 from __future__ import annotations
 
 import datetime
+import inspect
 import pkgutil
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -43,6 +44,9 @@ the fixture world needs an async test that a plugin runs. Either
 """
 
 
+OLD_PLUGIN: Final = "the fixture world needs pytest-asyncio 0.24 or later"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "pyncette_app", "The app that the fixture world runs, as MODULE:NAME, such as tasks:app.", default=""
@@ -50,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.pluginmanager.has_plugin("asyncio"):
+    if _has_loop_scopes(config):
         config.pluginmanager.import_plugin("pyncette.testing.pytest_asyncio_worlds")
 
 
@@ -116,8 +120,23 @@ def _world_for(request: pytest.FixtureRequest) -> str:
     marker = request.node.get_closest_marker("asyncio")
     if marker is None or not request.config.pluginmanager.has_plugin("asyncio"):
         pytest.fail(NO_LOOP, pytrace=False)
+    if not _has_loop_scopes(request.config):
+        pytest.fail(OLD_PLUGIN, pytrace=False)
     given = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope")
-    return f"_pyncette_world_{given or request.config.getini('asyncio_default_test_loop_scope')}"
+    return f"_pyncette_world_{given or _default_scope(request.config)}"
+
+
+def _has_loop_scopes(config: pytest.Config) -> bool:
+    """Say whether pytest-asyncio is there, and takes the scope of the event loop of a fixture: from 0.24 on."""
+    fixture = getattr(config.pluginmanager.get_plugin("asyncio"), "fixture", None)
+    return fixture is not None and "loop_scope" in inspect.signature(fixture).parameters
+
+
+def _default_scope(config: pytest.Config) -> str:
+    try:
+        return str(config.getini("asyncio_default_test_loop_scope"))
+    except ValueError:  # a version without this setting
+        return "function"
 
 
 def _load(name: str) -> Pyncette:
