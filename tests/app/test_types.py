@@ -128,8 +128,8 @@ WRONG = {
     "two schedules": 'app.task(schedule="0 9 * * *", interval=MINUTE)(remind)',
     "two schedules of a template": "app.dynamic_task(interval=MINUTE, execute_at=NOON)(remind)",
     "a one-off without an instance": "app.task(execute_at=NOON)(remind)",
-    "a misspelt schedule": 'app.task(shedule="0 9 * * *")(remind)',
-    "a misspelt interval": "app.task(intervall=MINUTE)(remind)",
+    "a misspelled schedule": 'app.task(shedule="0 9 * * *")(remind)',
+    "a misspelled interval": "app.task(intervall=MINUTE)(remind)",
     "another name for the time zone": 'app.task(schedule="0 9 * * *", tz="UTC")(remind)',
     "a time zone without a cron expression": 'app.task(interval=MINUTE, timezone="UTC")(remind)',
     "a loose argument": "app.dynamic_task(person=3)(remind)",
@@ -150,15 +150,15 @@ WRONG = {
     "a fixture that yields nothing": "@app.fixture()\nasync def x(c: PyncetteContext) -> int:\n    return 1",
     "a handler without a context": "@app.dynamic_task()\nasync def x() -> None: ...",
     "a handler of something else": "@app.dynamic_task()\nasync def x(context: int) -> None: ...",
-    "a misspelt attribute of a context": "async def x(context: Context) -> None:\n    print(context.atempt)",
+    "a misspelled attribute of a context": "async def x(context: Context) -> None:\n    print(context.atempt)",
     "a fixture that the context does not name": "async def x(context: Context) -> None:\n    print(context.db)",
     "a fixture of another type": "async def x(context: Mine) -> None:\n    context.db.execute()",
-    "a misspelt call": 'async def x(c: PyncetteContext) -> None:\n    await c.schedule("a")',
-    "a misspelt option of an instance": (
+    "a misspelled call": 'async def x(c: PyncetteContext) -> None:\n    await c.schedule("a")',
+    "a misspelled option of an instance": (
         'async def x(c: PyncetteContext) -> None:\n    await c.schedule_task(remind, "a", shedule="x")'
     ),
-    "a misspelt option of a client": 'def x(c: Client) -> None:\n    c.schedule_task(remind, "a", shedule="x")',
-    "a misspelt option of a blocking context": (
+    "a misspelled option of a client": 'def x(c: Client) -> None:\n    c.schedule_task(remind, "a", shedule="x")',
+    "a misspelled option of a blocking context": (
         'def x(c: BlockingContext) -> None:\n    c.app_context.schedule_task(remind, "a", shedule="x")'
     ),
     "two schedules of an instance": (
@@ -176,7 +176,7 @@ WRONG = {
     "a function that is not a task": (
         'async def f(c: Context) -> None: ...\nasync def x(c: PyncetteContext) -> None:\n    await c.get_task(f, "a")'
     ),
-    "a misspelt option of instantiate": 'remind.instantiate("a", intervall=MINUTE)',
+    "a misspelled option of instantiate": 'remind.instantiate("a", intervall=MINUTE)',
     "a missing argument of a call": "async def x(context: Mine) -> None:\n    await typed(context)",
     "an argument of another type": 'async def x(context: Mine) -> None:\n    await typed(context, "x")',
     "an internal member of a task": "print(remind.of_record)",
@@ -258,7 +258,7 @@ def test_a_type_checker_accepts_right_programs_and_finds_each_mistake(checker, t
     assert [title for title in WRONG if module_of("wrong", title) not in modules] == []
 
 
-def test_mypy_suggests_what_a_misspelt_option_was_meant_to_be(tmp_path):
+def test_mypy_suggests_what_a_misspelled_option_was_meant_to_be(tmp_path):
     (tmp_path / "wrong.py").write_text(HEAD + 'remind.instantiate("a", lease_durration=MINUTE)\n')
 
     (first, *_) = mypy(tmp_path)

@@ -153,7 +153,7 @@ def checked(folder):
 
 
 @pytest.mark.parametrize("mistake", IN_MANIFESTS)
-def test_in_a_manifest(mistake, tmp_path):
+def test_a_mistake_in_a_manifest_is_reported_with_its_place(mistake, tmp_path):
     fields, place, instead = IN_MANIFESTS[mistake]
     folder = TaskFolder(tmp_path).write("tasks.py", MODULE).task("report", **fields)
 
@@ -165,7 +165,7 @@ def test_in_a_manifest(mistake, tmp_path):
 
 
 @pytest.mark.parametrize("mistake", IN_MODULES)
-def test_in_a_module(mistake, tmp_path):
+def test_a_mistake_in_a_module_is_reported_with_its_line(mistake, tmp_path):
     code, instead = IN_MODULES[mistake]
     folder = TaskFolder(tmp_path).write(
         "tasks.py", "from pyncette import Pyncette\n\napp = Pyncette()\n" + code + "\n"
@@ -188,7 +188,7 @@ def a_task(defaults):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-async def test_in_an_option_of_an_instance(option):
+async def test_an_option_that_does_not_exist_is_refused(option):
     value, instead = OPTIONS[option]
     app, remind = a_task("safe")
 
@@ -200,7 +200,7 @@ async def test_in_an_option_of_an_instance(option):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_in_an_option_with_the_defaults_of_1_x(option):
+def test_an_option_that_does_not_exist_is_warned_of_with_the_defaults_of_1_x(option):
     value, instead = OPTIONS[option]
 
     with warnings.catch_warnings(record=True) as warned:
@@ -211,7 +211,7 @@ def test_in_an_option_with_the_defaults_of_1_x(option):
 
 
 @pytest.mark.parametrize(("options", "instead"), VALUES)
-async def test_in_a_value_of_an_option(options, instead):
+async def test_an_invalid_value_of_an_option_is_refused(options, instead):
     app, remind = a_task("safe")
 
     async with running(app) as world:
@@ -222,7 +222,7 @@ async def test_in_a_value_of_an_option(options, instead):
 
 
 @pytest.mark.parametrize(("settings", "instead"), SETTINGS)
-def test_in_a_setting(settings, instead):
+def test_a_setting_that_is_unknown_or_invalid_is_refused(settings, instead):
     with pytest.raises(ValueError) as refused:
         Pyncette(**settings)
 
@@ -230,8 +230,8 @@ def test_in_a_setting(settings, instead):
 
 
 @pytest.mark.parametrize("call", ["schedule_task", "unschedule_task", "get_task", "list_tasks"])
-@pytest.mark.parametrize("task", ["remind", test_in_a_setting])
-async def test_in_the_task_of_a_call(call, task):
+@pytest.mark.parametrize("task", ["remind", checked])
+async def test_what_is_no_task_is_refused_by_each_call(call, task):
     app, _ = a_task("safe")
     name = [] if call == "list_tasks" else ["ada"]
 

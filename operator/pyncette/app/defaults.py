@@ -23,7 +23,7 @@ class Defaults(NamedTuple):
     False: arguments are passed in `args`, and an unknown keyword is refused.
     """
     keep_sooner: bool
-    """True: an edit of an instance keeps the sooner of the old and the new next time. False: it replaces the old one."""
+    """True: an edit of an instance keeps the earlier of the old and the new next time. False: it replaces the old one."""
     behaviour: Behaviour
 
 

@@ -14,7 +14,7 @@ class Edit(Enum):
     REPLACE = "replace"
     """The new schedule replaces the old one. A running instance is refused."""
     KEEP_SOONER = "keep sooner"
-    """The sooner of the old and the new next time is kept. A running instance is refused."""
+    """The earlier of the old and the new next time is kept. A running instance is refused."""
     OVERWRITE = "overwrite"
     """Everything is replaced, and a running handler loses its lease (`force`)."""
 

@@ -185,7 +185,7 @@ def rescheduled(
     """
     Return *record* with a new request of the Python API.
 
-    With *keep_sooner*, the sooner of the old and the new next time is kept. Without it the new time replaces the old one,
+    With *keep_sooner*, the earlier of the old and the new next time is kept. Without it the new time replaces the old one,
     unless the schedule is the same: then the next time stays, so that an interval which is scheduled again does run.
     No time of the new schedule before *now* runs. Late times of the old one are withdrawn, and not counted. A request that
     ends a suspension counts from *now*. While the record runs it is refused; a pending retry gets the new arguments.
