@@ -165,6 +165,14 @@ def of_asyncio(context):
 of_asyncio._is_coroutine = asyncio.coroutines._is_coroutine
 
 
+def of_a_task(context):
+    return asyncio.get_running_loop().create_task(fine(context))
+
+
+def starting_a_loop(context) -> None:
+    asyncio.new_event_loop().create_task(fine(context))
+
+
 @pytest.mark.parametrize(
     "handler",
     [
@@ -185,6 +193,8 @@ of_asyncio._is_coroutine = asyncio.coroutines._is_coroutine
         decorated(with_heartbeat()(fine)),
         create_autospec(fine),
         Awaited,
+        lambda context: asyncio.create_task(fine(context)),
+        decorated(of_a_task),
     ],
 )
 def test_a_handler_that_returns_an_awaitable_is_called_on_the_event_loop(handler):
@@ -200,6 +210,7 @@ def test_a_handler_that_returns_an_awaitable_is_called_on_the_event_loop(handler
         Callme().plain_method,
         PlainCallme(),
         decorated(plain),
+        starting_a_loop,
         lambda context: fine(context),  # noqa: PLW0108 - inspection does not tell what it returns
         Mock(),
         MagicMock(),

@@ -193,18 +193,41 @@ async def test_a_coroutine_of_a_function_uses_the_same_context_on_the_event_loop
 async def test_a_function_that_needs_the_event_loop_is_told_to_say_so(app, clock, caplog):
     async def work() -> None: ...
 
-    def schedule(context):
+    def scheduled():
         pending = work()
         try:
             return asyncio.get_running_loop().create_task(pending)
         finally:
             pending.close()
 
+    def schedule(context):
+        return scheduled()
+
     app.task(interval=seconds(60))(schedule)
     async with running(app, clock):
         await clock.advance(seconds(60))
 
     assert "annotate it with `-> Awaitable[None]`" in caplog.text
+
+
+async def test_a_function_of_1_x_that_creates_a_task_is_called_on_the_event_loop(app, clock):
+    seen = []
+
+    async def work(context):
+        seen.append(context.task.name)
+
+    @app.task(interval=seconds(60))
+    def created(context):
+        return asyncio.create_task(work(context))
+
+    @app.task(interval=seconds(60))
+    def ensured(context):
+        return asyncio.ensure_future(work(context))
+
+    async with running(app, clock):
+        await clock.advance(seconds(60))
+
+    assert sorted(seen) == ["created", "ensured"]
 
 
 # --- What becomes of a run -----------------------------------------------------------------------------------------------

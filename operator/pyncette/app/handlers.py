@@ -24,6 +24,9 @@ Call: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 Middleware: TypeAlias = Callable[[Any, Any], Awaitable[None]]
 """A middleware, called with the context of a run and a function that runs the rest."""
 
+NEEDS_LOOP: Final = frozenset({"create_task", "ensure_future", "get_running_loop"})
+"""Functions that only work on the event loop. A function of Pyncette 1.x may call them, and return what they return."""
+
 AWAITABLE: Final = re.compile(r"\b(?:Awaitable|Coroutine|Future|Task)\b")
 """Matches a string annotation that names an awaitable type."""
 
@@ -133,8 +136,9 @@ def is_plain(handler: Any) -> bool:
     """
     Return True if *handler* is to be called in a thread; False if a call returns an awaitable, without doing the work.
 
-    It returns one if it is a coroutine function, or is annotated to return an awaitable. A partial, a method, an object
-    with `__call__` and a decorated function are what they call. A class is plain unless its objects can be awaited.
+    It returns one if it is a coroutine function, or is annotated to return an awaitable. So does one without an annotation
+    of its result whose own code needs the event loop, as in Pyncette 1.x. A partial, a method, an object with `__call__`
+    and a decorated function are what they call. A class is plain unless its objects can be awaited.
     """
     while True:
         if isinstance(handler, functools.partial):
@@ -150,7 +154,7 @@ def is_plain(handler: Any) -> bool:
         elif hasattr(handler, "__wrapped__"):
             handler = handler.__wrapped__
         elif isinstance(handler, FunctionType):
-            return True
+            return not _needs_loop(handler)
         else:
             handler = getattr(type(handler), "__call__", None)  # noqa: B004 - the method itself
             if not isinstance(handler, FunctionType):
@@ -226,6 +230,11 @@ def _is_awaitable(function: FunctionType) -> bool:
         return AWAITABLE.search(returned) is not None
     kind = get_origin(returned) or returned
     return isinstance(kind, type) and issubclass(kind, Awaitable)
+
+
+def _needs_loop(function: FunctionType) -> bool:
+    """Return whether *function*, which does not say what it returns, would fail in a thread."""
+    return "return" not in function.__annotations__ and not NEEDS_LOOP.isdisjoint(function.__code__.co_names)
 
 
 def name_of(handler: Any) -> str:
