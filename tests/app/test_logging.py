@@ -229,7 +229,7 @@ async def test_a_handler_that_blocks_the_event_loop(tmp_path, monkeypatch):
 
     @app.dynamic_task(heartbeat="automatic", lease_duration=seconds(30))
     async def remind(context):
-        time.sleep(1)  # noqa: ASYNC251 - the point of this test
+        time.sleep(3)  # noqa: ASYNC251 - the point of this test
         context.app_context.shutdown()
 
     with host_program() as lines:

@@ -168,11 +168,14 @@ def test_a_task_that_its_manifest_suspends_stays_suspended_with_a_note(store):
 def test_a_task_that_there_is_not_is_refused(store, command):
     store.failed("report", exhausted=Exhaustion.SUSPEND)
 
-    for name in ("nothing", "report/nobody"):
+    for name, remedy in (
+        ("nothing", "`pyncette tasks` lists all tasks"),
+        ("report/nobody", "`pyncette tasks report --instances` lists its instances"),
+    ):
         result = invoke(store, command, name)
 
         assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
-        assert f"task {name} not found; `pyncette tasks` lists all tasks" in result.stderr
+        assert f"task {name} not found; {remedy}" in result.stderr
 
 
 @pytest.mark.parametrize(
