@@ -44,7 +44,7 @@ def test_the_quickstart_does_what_its_readme_says(root):
 
     with Program(*start, cwd=root) as program:
         program.expect("welcome: Welcome! This runs once, and not at the next start.")
-        program.expect(r"task: hello: .* Europe/Dublin, next in .*[(]\d\d:\d\d:00 \S+[)]")
+        program.expect(r"task: hello: .* Europe/Dublin, next (?:in|now) .*[(]\d\d:\d\d:00 \S+[)]")
         program.expect(r"welcome: succeeded in \d+ ms, [\d.]+ m?s late")
         program.expect("measured  task=thermometer celsius=")
         outputs = [called(*command, cwd=root) for command in others]
