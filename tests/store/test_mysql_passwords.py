@@ -125,7 +125,7 @@ async def test_nor_does_it_get_that_of_the_settings_of_1_x(plugin):
 async def test_nor_from_a_command():
     async with Rogue("mysql_clear_password", None) as server:
         url = f"mysql://shop:{SECRET}@127.0.0.1:{server.port}/shop"
-        code, output = called("check", PYNCETTE_BACKEND=url)
+        code, output = called("tasks", PYNCETTE_BACKEND=url)
 
     assert code
     assert "mysql_clear_password" in output

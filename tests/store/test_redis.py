@@ -181,7 +181,7 @@ async def test_a_name_that_another_program_wrote_is_skipped_and_logged(server, u
         assert instances(await store.scan(HERE, None, None, 10)) == ["a"]
         assert instances(await claim(store)) == ["a"]
 
-    assert [entry.record for entry in caplog.records] == ["theirs", "theirs"]
+    assert [entry.task for entry in caplog.records] == ["theirs", "theirs"]
     assert await claim(store, lease_id="2") == []
     assert key_named(HERE, b"\xff") == Key(HERE, "\\xff")
     assert [partition_named("r", member) for member in (b"x", b"x/y", b"1/a/b")] == [
