@@ -1,4 +1,4 @@
-"""Runs an app within a web program of Starlette or FastAPI, which it needs no import of."""
+"""Runs an app within a web program of Starlette or FastAPI, without importing either."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class BlockingContext(Context):
 
     def __init__(self, context: Context, call: ThreadCall) -> None:
         self.__dict__ = context.__dict__  # so that middlewares and the function see each other's attributes
-        self._context = context._context if isinstance(context, BlockingContext) else context  # noqa: SLF001 - its own
+        self._context = context._context if isinstance(context, BlockingContext) else context  # noqa: SLF001 - an attribute of this class
         self._call = call
 
     @property

@@ -304,7 +304,7 @@ class PyncetteContext:
     def _contexts_of(self, task: Task) -> ContextOf:
         """Return what makes the contexts of *task*: of the class that the first parameter of its handler names."""
         named = context_hint(task.task_func)
-        is_context = isinstance(named, type) and issubclass(named, Context) and not named._blocks  # noqa: SLF001 - its own
+        is_context = isinstance(named, type) and issubclass(named, Context) and not named._blocks  # noqa: SLF001 - a class attribute of this module
         return partial(named if is_context else Context, self)
 
     if not TYPE_CHECKING:

@@ -39,7 +39,7 @@ SIMILARITY: Final = 0.8
 """How alike a keyword and an option must be. Arguments have any names, so this is stricter than for other names."""
 
 USE_SAFE_DEFAULTS: Final = 'use Pyncette(defaults="safe")'
-"""What makes an option of a keyword that is an argument with the defaults of 1.x."""
+"""The remedy for a keyword that is an option only with the safe defaults."""
 
 WORD: Final = re.compile(r"\w+")
 

@@ -158,7 +158,7 @@ class Signals:
         self._terminated_at = -math.inf
 
     def is_repeated(self, number: int) -> bool:
-        """Say whether signal *number*, received now, is the one before once more."""
+        """Return True if signal *number*, received now, repeats the one before."""
         if number != signal.SIGTERM:
             return False  # an impatient person presses Ctrl-C twice
         now = self._monotonic()

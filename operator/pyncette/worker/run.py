@@ -339,7 +339,7 @@ class Runs:
 
 
 async def _until_returned(occurrence: Occurrence) -> None:
-    """Wait for a function that a middleware did not wait for: its run lasts until it returns, whoever cancels it."""
+    """Wait until the function of a run has returned, even if its middlewares did not. A cancellation does not end the wait."""
     while (call := occurrence.thread_call) is not None and not call.is_over:
         call.stop()
         with suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Threads for plain functions, and the calls in them: a function may have the event loop await for it until it returns."""
+"""Runs plain functions in threads, and lets them wait for awaitables of the event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLOW_SECONDS: Final = 5.0
 """A log line names a function that still runs this long after it was asked to stop: its slot is taken until it returns."""
 
 STOPS: Final = (StopRequested, LeaseLostException)
-"""What a function raises that ends because it was asked to."""
+"""What a function raises when it ends because it was asked to."""
 
 _T = TypeVar("_T")
 
